@@ -1,0 +1,1 @@
+"""Rows: the only part that speaks SQL."""

@@ -1,0 +1,1 @@
+"""The hospital simulator behind `dicomnode demo`."""

@@ -1,0 +1,1 @@
+"""Durable execution (placeholder until the next commit of this module)."""

@@ -1,0 +1,63 @@
+"""All errors of the node, as one tree.
+
+DicomnodeError
+  Transient            the same input may succeed later: it runs again with back-off
+    PeerUnavailable    a peer did not answer, or cut the line
+    SpoolFull          the free space of the spool is below its watermark
+  Permanent            the same input will never succeed: dead letter at once
+    UnreadableObject   bytes that are no DICOM data set, or contradict their command
+    UnreadableImage    pixels that cannot be decoded
+    UnsuitableInput    an image that a bundle is not made for (not applicable)
+    BundleError        a model bundle that must not be trusted
+    PeerRefused        a peer answered and said no
+    LifecycleError     a step that the state machine does not know
+  ConfigError          the operator must change a setting
+"""
+
+
+class DicomnodeError(Exception):
+    """Base of every error that the node raises on purpose."""
+
+
+class Transient(DicomnodeError):
+    """The same input may succeed later."""
+
+
+class Permanent(DicomnodeError):
+    """The same input will not succeed however often it is tried."""
+
+
+class ConfigError(DicomnodeError):
+    """A setting, a file of settings or an installation that the operator must change."""
+
+
+class PeerUnavailable(Transient):
+    """A peer did not answer, or the association was lost."""
+
+
+class SpoolFull(Transient):
+    """The free space of the spool's file system is below the watermark."""
+
+
+class UnreadableObject(Permanent):
+    """Bytes that are not the complete DICOM data set that their command promised."""
+
+
+class UnreadableImage(Permanent):
+    """Pixel data that cannot be decoded."""
+
+
+class UnsuitableInput(Permanent):
+    """An image that a bundle is not made for; recorded as *not applicable*, never as a negative."""
+
+
+class BundleError(Permanent):
+    """A model bundle that is incomplete, changed or does not reproduce its reference cases."""
+
+
+class PeerRefused(Permanent):
+    """A peer answered and refused."""
+
+
+class LifecycleError(Permanent):
+    """A transition that the state machine does not have."""

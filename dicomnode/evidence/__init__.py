@@ -1,0 +1,1 @@
+"""Result encoders: one file each, found by walking the package."""

@@ -1,0 +1,1 @@
+"""The steps of a study through the node, one file each, in the order that a study meets them."""

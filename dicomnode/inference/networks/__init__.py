@@ -1,0 +1,1 @@
+"""Registry of network architectures: one file a family."""

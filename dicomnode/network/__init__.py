@@ -1,0 +1,1 @@
+"""Talking DICOM to other application entities, and walking what they send."""

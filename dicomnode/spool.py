@@ -1,0 +1,88 @@
+"""The spool: files over one directory, durable before they are named.
+
+    staging/     objects on their way in; what a crash leaves here has no row and was never acknowledged
+    instances/   received SOP Instances, named by the digest of their UIDs and bytes
+    evidence/    results, written before their first send and sent unchanged
+    quarantine/  what cannot be understood, kept with its reason
+
+No name comes from a peer unchecked: a received file is named by SHA-256. The five functions are the seam for an object
+store when several hosts must share files.
+"""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+from dicomnode.errors import SpoolFull
+
+STAGING, INSTANCES, EVIDENCE, QUARANTINE = "staging", "instances", "evidence", "quarantine"
+
+
+def prepare(root: Path) -> None:
+    """Create the folders of the spool."""
+    for name in (STAGING, INSTANCES, EVIDENCE, QUARANTINE):
+        (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def check_space(root: Path, min_free_bytes: int, wanted_bytes: int = 0) -> None:
+    """Raise `SpoolFull` if `wanted_bytes` more would leave less than `min_free_bytes` free."""
+    free = shutil.disk_usage(root).free
+    if free - wanted_bytes < min_free_bytes:
+        raise SpoolFull(
+            f"{root}: {free} bytes are free, {wanted_bytes} are wanted and receiver.min_free_bytes is {min_free_bytes}"
+        )
+
+
+def stage(root: Path, chunks: Iterable[bytes]) -> Path:
+    """Return a new file in `staging/` that holds `chunks` durably (fdatasync)."""
+    path = root / STAGING / uuid.uuid4().hex
+    with path.open("xb", buffering=0) as file:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[file.write(view) :]
+        os.fdatasync(file.fileno())
+    return path
+
+
+def keep(root: Path, staged: Path, name: str) -> None:
+    """Rename a staged file to `name` (relative to the spool) and make the name durable (directory fsync)."""
+    target = root / name
+    if not target.parent.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fsync_directory(target.parent.parent)
+    staged.rename(target)
+    _fsync_directory(target.parent)
+
+
+def remove(root: Path, name: str) -> None:
+    """Remove a file of the spool; one that is gone already is no error."""
+    (root / name).unlink(missing_ok=True)
+
+
+def instance_name(study_instance_uid: str, sop_instance_uid: str, digest: str) -> str:
+    """Return the name of a received instance: a folder by study, a file by SOP Instance UID and content."""
+    study = hashlib.sha256(study_instance_uid.encode()).hexdigest()[:32]
+    instance = hashlib.sha256(f"{sop_instance_uid}\0{digest}".encode()).hexdigest()[:40]
+    return f"{INSTANCES}/{study[:2]}/{study}/{instance}.dcm"
+
+
+def sweep_staging(root: Path, older_than_s: float, now: float) -> int:
+    """Remove staged files whose last change lies `older_than_s` before `now` (epoch seconds); return how many."""
+    removed = 0
+    for path in (root / STAGING).iterdir():
+        if path.stat().st_mtime < now - older_than_s:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
