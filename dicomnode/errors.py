@@ -39,6 +39,10 @@ class SpoolFull(Transient):
     """The free space of the spool's file system is below the watermark."""
 
 
+class DatabaseUnavailable(Transient):
+    """The database did not answer."""
+
+
 class UnreadableObject(Permanent):
     """Bytes that are not the complete DICOM data set that their command promised."""
 
