@@ -1,6 +1,6 @@
 """Result encoders: what the node says about a study version, as DICOM objects.
 
-One file an encoder, found by walking this package; modules that begin with an underscore are helpers. An encoder module has
+One file an encoder, found by walking this package; modules that begin with an underscore are helpers. An encoder has
 
     KIND = "AI triage findings"                   what it is in words; the Series Description
     SERIES_NUMBER = 9001                          one number a kind, the same in every study
@@ -23,7 +23,10 @@ from dicomnode.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """Which installation speaks. `device_uid` is constant per installation. Standard: PS3.3 C.7.5.2, PS3.16 TID 1004."""
+    """Which installation speaks; `device_uid` is constant per installation.
+
+    Standard: PS3.3 C.7.5.2 (Enhanced General Equipment), PS3.16 TID 1004.
+    """
 
     ae_title: str
     manufacturer: str
