@@ -11,7 +11,7 @@ import importlib
 import io
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydicom import Dataset
@@ -19,6 +19,7 @@ from pydicom import Dataset
 from dicomnode.domain.findings import BundleResult, Priority, findings_digest
 from dicomnode.domain.study import derived_uid
 from dicomnode.errors import ConfigError
+from dicomnode.evidence._source import text
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,18 @@ class Case:
     created_at: datetime
     node: NodeIdentity
     predecessors: tuple[Predecessor, ...] = ()
+    _seed: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.created_at.tzinfo is None:
             raise ValueError("created_at has no time zone")
-        if len({str(source.StudyInstanceUID) for source in self.sources}) != 1:
+        if len({text(source, "StudyInstanceUID") for source in self.sources}) != 1:
             raise ValueError(f"{len(self.sources)} source images are not of one study")
-        known = {str(source.SOPInstanceUID) for source in self.sources}
+        known = {text(source, "SOPInstanceUID") for source in self.sources}
         if missing := self.referenced - known:
             raise ValueError(f"findings name {len(missing)} images that are not among the sources: {sorted(missing)}")
+        digests = sorted(result.bundle.digest for result in self.results)
+        object.__setattr__(self, "_seed", "\x1f".join((self.version_uid, *digests, findings_digest(self.results))))
 
     @property
     def referenced(self) -> set[str]:
@@ -82,8 +86,7 @@ class Case:
 
     def uid(self, *parts: str | int) -> str:
         """Return the UID that `parts` always give in this version with these bundles and results."""
-        digests = sorted(result.bundle.digest for result in self.results)
-        return derived_uid("evidence", self.version_uid, *digests, findings_digest(self.results), *parts)
+        return derived_uid("evidence", self._seed, *parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,11 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 from pydicom import DataElement, Dataset
+from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.valuerep import VR
+
+from dicomnode.evidence._lawful import lawful
 
 UTF8 = "ISO_IR 192"
 
@@ -62,10 +65,10 @@ def stand_in(source: Dataset) -> Dataset:
     ds = Dataset()
     ds.SpecificCharacterSet = UTF8
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"):
-        setattr(ds, keyword, str(source[keyword].value))
+        setattr(ds, keyword, text(source, keyword))
     ds.Modality = text(source, "Modality") or "OT"
     for keyword in ("Rows", "Columns"):
-        setattr(ds, keyword, int(source[keyword].value))
+        setattr(ds, keyword, int(text(source, keyword)))
     for keyword in REQUIRED:
         setattr(ds, keyword, None)
     for keyword in _EQUIPMENT:
@@ -80,15 +83,17 @@ def fits_image_library(stand_ins: Iterable[Dataset]) -> bool:
 
 
 def restore(ds: Dataset, source: Dataset) -> None:
-    """Give `ds` the patient and the study exactly as `source` names them, as text in UTF-8.
+    """Give `ds` the patient and the study as `source` names them, as text in UTF-8.
 
-    What has no value that DICOM can carry (a weight of "unknown") is left out, what is required stands empty.
+    Names and identifiers stay exactly as they are. What else has no value that DICOM allows (a birth date of four
+    digits, a weight of "unknown") is left out; where an element is required (Type 2) it stands empty.
     """
     ds.SpecificCharacterSet = UTF8
-    ds.StudyInstanceUID = str(source.StudyInstanceUID)
+    ds.StudyInstanceUID = text(source, "StudyInstanceUID")
     for keyword in (*REQUIRED, *OPTIONAL):
-        if element := copied(source, keyword):
-            ds[element.tag] = element
+        element = copied(source, keyword)
+        if element and (allowed := lawful(element)):
+            ds[allowed.tag] = allowed
         elif keyword in REQUIRED:
             ds[_tag(keyword)] = DataElement(_tag(keyword), dictionary_VR(keyword), None)
 
@@ -121,7 +126,7 @@ def requests(source: Dataset) -> list[Dataset]:
     items: list[Dataset] = []
     for given in (attributes.value or []) if attributes else []:
         item = Dataset()
-        item.StudyInstanceUID = str(source.StudyInstanceUID)
+        item.StudyInstanceUID = text(source, "StudyInstanceUID")
         item.ReferencedStudySequence = []
         item.RequestedProcedureCodeSequence = []
         for keyword in ("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"):
@@ -189,7 +194,7 @@ def _tag(keyword: str) -> int:
 
 @contextlib.contextmanager
 def _unjudged() -> Iterator[None]:
-    """Read values without pydicom's warnings: they quote the value, and a birth date must not reach a log."""
-    with warnings.catch_warnings():
+    """Read values without pydicom's warnings and log lines: they quote the value, and no birth date may reach a log."""
+    with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         yield
