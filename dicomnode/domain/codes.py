@@ -3,7 +3,7 @@
 Standard: PS3.16 (context groups). `D`: in DICOM's own context groups; SNOMED codes pass the Verhoeff check (unit test).
 """
 
-from dicomnode.domain.findings import Code, Priority
+from dicomnode.domain.findings import BundleResult, Code, Priority
 
 CODING_SCHEME = "99DICOMNODE"
 
@@ -33,6 +33,8 @@ PRIORITY_VALUES = {
 PROCESSING_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 SUCCEEDED_WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")  # CID 6047
 SUCCEEDED_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
+PARTLY_WITH_FINDINGS = Code("111244", "DCM", "Not all algorithms succeeded; with findings")  # CID 6047
+PARTLY_WITHOUT_FINDINGS = Code("111243", "DCM", "Not all algorithms succeeded; without findings")  # CID 6047
 
 # procedure reported, CID 100
 CT_PROCEDURE = Code("25045-6", "LN", "CT unspecified body region")
@@ -44,6 +46,15 @@ PERCENT = Code("%", "UCUM", "Percent")
 
 LUNG = Code("39607008", "SCT", "Lung")
 CHEST = Code("816094009", "SCT", "Chest")
+
+
+def processing_summary(results: tuple[BundleResult, ...]) -> Code:
+    """Return the run status of a study (CID 6047); a bundle that was not applicable has not succeeded."""
+    suspected = any(finding.is_suspected for result in results for finding in result.findings)
+    unusual = any(result.anomaly.is_unusual for result in results if result.anomaly)
+    if any(result.not_applicable for result in results):
+        return PARTLY_WITH_FINDINGS if suspected or unusual else PARTLY_WITHOUT_FINDINGS
+    return SUCCEEDED_WITH_FINDINGS if suspected or unusual else SUCCEEDED_WITHOUT_FINDINGS
 
 
 def _verhoeff_tables() -> tuple[list[list[int]], list[list[int]]]:
