@@ -58,4 +58,4 @@ def configure(*, level: str = "INFO", as_json: bool = False) -> None:
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module."""
-    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(logger=name.removeprefix("dicomnode.")))
+    return cast("structlog.typing.FilteringBoundLogger", structlog.get_logger(module=name.removeprefix("dicomnode.")))

@@ -1,0 +1,275 @@
+"""Sending: C-ECHO and C-STORE to peers.
+
+Data sets go out as they are stored, byte for byte, where the peer accepts their transfer syntax. Only Implicit and
+Explicit VR Little Endian are turned into each other; nothing is ever compressed or decompressed on the way.
+
+Standard: PS3.4 annexes A and B (Verification, Storage), PS3.7 9.1.1 and 9.1.5, PS3.10 section 7.1 (file meta).
+"""
+
+import logging
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID
+from pynetdicom import _config, evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicomnode.config import DeliverySettings, PeerSettings
+from dicomnode.domain.study import is_uid
+from dicomnode.errors import PeerRefused, PeerUnavailable, UnreadableObject
+from dicomnode.log import get_logger
+from dicomnode.network.access import printable
+from dicomnode.network.status import Outcome, Status, classify, describe
+
+MAX_CONTEXTS = 128
+VERIFICATION = "1.2.840.10008.1.1"
+IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+CONVERTIBLE = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
+RESULT_SOP_CLASSES: Mapping[str, str] = {
+    "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR",
+    "1.2.840.10008.5.1.4.1.1.88.33": "Comprehensive SR",
+    "1.2.840.10008.5.1.4.1.1.88.22": "Enhanced SR",
+    "1.2.840.10008.5.1.4.1.1.88.11": "Basic Text SR",
+    "1.2.840.10008.5.1.4.1.1.7": "Secondary Capture Image",
+}
+
+_config.LOG_HANDLER_LEVEL = "none"
+_config.STORE_SEND_CHUNKED_DATASET = True  # send_c_store(path) sends the bytes of the file, undecoded
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EchoResult:
+    """What a peer answered to C-ECHO, and which of our result SOP Classes (by UID) it would take."""
+
+    status: int
+    ms: float
+    accepts: Mapping[str, bool]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the peer answered with success."""
+        return self.status == Status.SUCCESS
+
+
+@dataclass(frozen=True, slots=True)
+class SendResult:
+    """What became of one file: `status` is None if the peer gave none, `comment` says why in words."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    status: int | None
+    outcome: Outcome
+    comment: str
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    has_meta: bool
+
+    @property
+    def context(self) -> tuple[str, str]:
+        return self.sop_class_uid, self.transfer_syntax_uid
+
+    def result(self, outcome: Outcome, comment: str, status: int | None = None, ms: float = 0.0) -> SendResult:
+        return SendResult(self.path, self.sop_class_uid, self.sop_instance_uid, status, outcome, comment, ms)
+
+
+def echo(peer: PeerSettings, calling_ae_title: str, settings: DeliverySettings) -> EchoResult:
+    """Return the peer's answer to C-ECHO.
+
+    Raises `PeerUnavailable` if it cannot be reached or does not answer, `PeerRefused` if it rejects the association or
+    Verification.
+    """
+    uncompressed = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+    proposed = [build_context(uid, uncompressed) for uid in (VERIFICATION, *RESULT_SOP_CLASSES)]
+    assoc = _associate(peer, calling_ae_title, settings, proposed)
+    try:
+        accepted = {str(context.abstract_syntax) for context in assoc.accepted_contexts}
+        if VERIFICATION not in accepted:
+            raise PeerRefused(f"{_name(peer)} does not accept Verification")
+        began = time.perf_counter()
+        response = assoc.send_c_echo()
+        ms = 1000 * (time.perf_counter() - began)
+        if "Status" not in response:
+            raise PeerUnavailable(f"{_name(peer)} did not answer C-ECHO")
+        return EchoResult(int(response.Status), ms, {uid: uid in accepted for uid in RESULT_SOP_CLASSES})
+    finally:
+        assoc.release()
+
+
+def send(
+    peer: PeerSettings, calling_ae_title: str, files: Sequence[Path], settings: DeliverySettings
+) -> Iterator[SendResult]:
+    """Yield what became of each of `files` (DICOM files), unreadable ones first, then in the order given.
+
+    One association carries them all, unless they need more than 128 presentation contexts. Raises `PeerUnavailable` or
+    `PeerRefused` if the first association cannot be opened; if one is lost later, what is unsent is yielded as `RETRY`
+    with status None. Whoever stops reading early closes the iterator, and with it the association.
+    """
+    items: list[_Item] = []
+    for path in files:
+        try:
+            items.append(_item(path))
+        except (UnreadableObject, OSError) as exc:
+            yield SendResult(path, "", "", None, Outcome.REFUSED, f"unreadable: {exc}", 0.0)
+    is_lost = ""
+    for number, batch in enumerate(_batches(items)):
+        if not is_lost:
+            try:
+                assoc = _associate(peer, calling_ae_title, settings, _proposed(item.context for item in batch))
+            except (PeerUnavailable, PeerRefused) as exc:
+                if number == 0:
+                    raise
+                is_lost = str(exc)
+        if is_lost:
+            yield from (item.result(Outcome.RETRY, is_lost) for item in batch)
+            continue
+        try:
+            for index, item in enumerate(batch):
+                if not assoc.is_established:
+                    is_lost = f"{_name(peer)} cut the association"
+                    yield from (rest.result(Outcome.RETRY, is_lost) for rest in batch[index:])
+                    break
+                yield _store(assoc, item, peer, 1 + index % 65535)
+        finally:
+            assoc.release()
+
+
+def _associate(
+    peer: PeerSettings, calling_ae_title: str, settings: DeliverySettings, contexts: Sequence[PresentationContext]
+) -> Association:
+    """Return an established association."""
+    if not peer.host or not peer.port:
+        raise PeerRefused(f"{peer.ae_title} has no host or port in the settings")
+    ae = ApplicationEntity(calling_ae_title)
+    ae.connection_timeout = settings.connect_timeout_s
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = settings.network_timeout_s
+    began = time.perf_counter()
+    try:
+        assoc = ae.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.ae_title,
+            max_pdu=131072,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
+        )
+    except OSError as exc:
+        raise PeerUnavailable(f"{_name(peer)}: {exc.strerror or exc}") from exc
+    if assoc.is_established:
+        return assoc
+    if assoc.is_rejected:
+        primitive = assoc.acceptor.primitive
+        why = primitive.reason_str if primitive is not None and hasattr(primitive, "reason_str") else "no reason given"
+        is_transient = primitive is not None and getattr(primitive, "result", 1) == 2
+        error = PeerUnavailable if is_transient else PeerRefused
+        raise error(f"{_name(peer)} rejects the association of {calling_ae_title}: {why}")
+    if assoc.requestor.primitive is not None and assoc.acceptor.primitive is not None and not assoc.accepted_contexts:
+        raise PeerRefused(f"{_name(peer)} accepts none of the proposed SOP Classes and transfer syntaxes")
+    waited = time.perf_counter() - began
+    raise PeerUnavailable(f"{_name(peer)} could not be reached or did not answer within {waited:.1f} s")
+
+
+def _without_delay(event: evt.Event) -> None:
+    wrapper = event.assoc.dul.socket
+    if wrapper is not None and wrapper.socket is not None:
+        wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _name(peer: PeerSettings) -> str:
+    return f"{peer.ae_title} at {peer.host}:{peer.port}"
+
+
+def _item(path: Path) -> _Item:
+    """Return what the file meta information says, or the data set itself where there is none."""
+    try:
+        meta = read_file_meta_info(path)
+    except InvalidDicomError:
+        return _item_without_meta(path)
+    if "TransferSyntaxUID" not in meta:
+        return _item_without_meta(path)
+    sop_class, sop_instance = meta.get("MediaStorageSOPClassUID", ""), meta.get("MediaStorageSOPInstanceUID", "")
+    if not is_uid(sop_class) or not is_uid(sop_instance):
+        raise UnreadableObject("the file meta information has no SOP Class UID or no SOP Instance UID")
+    return _Item(path, str(sop_class), str(sop_instance), str(meta.TransferSyntaxUID), has_meta=True)
+
+
+def _item_without_meta(path: Path) -> _Item:
+    try:
+        ds = dcmread(path, force=True, specific_tags=["SOPClassUID", "SOPInstanceUID"], stop_before_pixels=True)
+        sop_class, sop_instance = str(ds.get("SOPClassUID", "")), str(ds.get("SOPInstanceUID", ""))
+        is_implicit, is_little_endian = ds.original_encoding
+    except Exception as exc:
+        raise UnreadableObject(f"no DICOM file: {type(exc).__name__}") from exc
+    if not is_uid(sop_class) or not is_uid(sop_instance):
+        raise UnreadableObject("no file meta information and no SOP Class UID or SOP Instance UID")
+    if not is_little_endian:
+        raise UnreadableObject("no file meta information before a big endian data set")
+    syntax = IMPLICIT_VR_LITTLE_ENDIAN if is_implicit else EXPLICIT_VR_LITTLE_ENDIAN
+    return _Item(path, sop_class, sop_instance, syntax, has_meta=False)
+
+
+def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    """Yield the items in parts that need no more presentation contexts than an association has."""
+    batch: list[_Item] = []
+    for item in items:
+        if len(_proposed([*{other.context for other in batch}, item.context])) > MAX_CONTEXTS:
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _proposed(contexts: Iterable[tuple[str, str]]) -> list[PresentationContext]:
+    """Return a context for each stored syntax, and one with the other uncompressed syntax where we could convert."""
+    wanted = dict.fromkeys(contexts)
+    for sop_class, syntax in list(wanted):
+        if syntax in CONVERTIBLE:
+            wanted |= dict.fromkeys((sop_class, other) for other in sorted(CONVERTIBLE - {syntax}))
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def _store(assoc: Association, item: _Item, peer: PeerSettings, message_id: int) -> SendResult:
+    accepted = {(str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in assoc.accepted_contexts}
+    is_raw = item.has_meta and item.context in accepted
+    can_convert = item.transfer_syntax_uid in CONVERTIBLE
+    if not is_raw and not (can_convert and any((item.sop_class_uid, syntax) in accepted for syntax in CONVERTIBLE)):
+        sop_class, syntax = UID(item.sop_class_uid).name, UID(item.transfer_syntax_uid).name
+        return item.result(Outcome.REFUSED, f"{_name(peer)} does not accept {sop_class} as {syntax}")
+    began = time.perf_counter()
+    try:
+        response = assoc.send_c_store(item.path if is_raw else _dataset(item), msg_id=message_id)
+    except Exception as exc:  # noqa: BLE001  a file that pydicom cannot read or write again must not end the others
+        return item.result(Outcome.REFUSED, f"unreadable: {type(exc).__name__}: {printable(str(exc), 200)}")
+    ms = 1000 * (time.perf_counter() - began)
+    if "Status" not in response:
+        return item.result(Outcome.RETRY, f"{_name(peer)} did not answer C-STORE", ms=ms)
+    status = int(response.Status)
+    comment = printable(str(response.get("ErrorComment", "")))
+    text = "" if status == Status.SUCCESS else f"{describe(status)}: {comment}" if comment else describe(status)
+    return item.result(classify(status), text, status, ms)
+
+
+def _dataset(item: _Item) -> Dataset:
+    """Return the decoded data set of a file, for the peer's other uncompressed syntax."""
+    ds = dcmread(item.path, force=True)
+    ds.file_meta.TransferSyntaxUID = UID(item.transfer_syntax_uid)
+    return ds
