@@ -1,1 +1,197 @@
-"""Durable execution (placeholder until the next commit of this module)."""
+"""Durable execution: the only module that knows DBOS.
+
+Our rows are the truth; the engine runs steps over them and starts them again after a crash. Two workflows: `study`
+(analyze, report) and `deliver` (one attempt to send one object). Steps are idempotent, so a repeated one is harmless.
+Standard: none; DESIGN section 6 lists what was measured of DBOS and why each setting is as it is.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, Serializer, WorkflowSerializationFormat
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+from dicomnode.errors import Permanent
+from dicomnode.log import get_logger
+
+log = get_logger(__name__)
+
+APPLICATION, APPLICATION_VERSION = "dicomnode", "1"
+ANALYSIS_QUEUE, DELIVERY_QUEUE = "analysis", "delivery"
+STUDY_WORKFLOW, DELIVERY_WORKFLOW = "study", "deliver"
+ANALYSIS_POLL_S, DELIVERY_POLL_S = 0.1, 0.25
+DELIVERIES_A_DESTINATION = 2
+PORTABLE = WorkflowSerializationFormat.PORTABLE
+RECOVERIES = 1_000_000  # our own attempts cap (study_version.attempts) ends a poison study, visibly
+
+
+@dataclass(frozen=True, slots=True)
+class StudySteps:
+    """The steps of the study workflow; each takes the id of a study version.
+
+    `analyze` returns whether there is something to report; `give_up` takes the reason in words.
+    """
+
+    analyze: Callable[[int], bool]
+    report: Callable[[int], None]
+    give_up: Callable[[int, str], None]
+
+
+class JSONSerializer(Serializer):
+    """JSON instead of DBOS's default, which is pickle in the database."""
+
+    def name(self) -> str:
+        """Return the name that stands beside each value."""
+        return "dicomnode-json-1"
+
+    def serialize(self, data: Any) -> str:
+        """Return `data` as JSON, an exception as its class and message."""
+        if isinstance(data, BaseException):
+            data = {"__error__": type(data).__name__, "message": str(data)[:2000]}
+        return json.dumps(data)
+
+    def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  named so by DBOS
+        """Return what `serialize` was given, an exception as `RuntimeError`."""
+        data = json.loads(serialized_data)
+        if isinstance(data, dict) and "__error__" in data:
+            return RuntimeError(f"{data['__error__']}: {data['message']}")
+        return data
+
+
+def create_tables(database_url: str) -> None:
+    """Create or upgrade the engine's own tables."""
+    DBOS.migrate(_url(database_url))
+
+
+class Queue:
+    """Puts work on the engine's queues, inside the transaction that the caller owns."""
+
+    def __init__(self, database_url: str) -> None:
+        self._client = DBOSClient(
+            system_database_url=_url(database_url), serializer=JSONSerializer(), application_name=APPLICATION
+        )
+
+    def add_study(self, session: Session, version_uid: str, version_id: int, run: int) -> None:
+        """Enqueue the analysis of a study version; `run` counts how often it was queued."""
+        options = _options(STUDY_WORKFLOW, ANALYSIS_QUEUE, f"study/{version_uid}/{run}")
+        self._client.enqueue_in_transaction(session, options, version_id)
+
+    def add_delivery(self, session: Session, delivery_id: int, destination: str, attempt: int) -> None:
+        """Enqueue one attempt of a delivery; a destination is a partition, so a dead one delays no other."""
+        options = _options(DELIVERY_WORKFLOW, DELIVERY_QUEUE, f"deliver/{delivery_id}/{attempt}")
+        options["queue_partition_key"] = destination
+        self._client.enqueue_in_transaction(session, options, delivery_id)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.destroy()
+
+
+class Engine:
+    """The engine in this process: `launch`, then it takes work from its queue until `stop`."""
+
+    def __init__(self, database_url: str, executor_id: str) -> None:
+        self.executor_id = executor_id
+        DBOS(
+            config=DBOSConfig(
+                name=APPLICATION,
+                system_database_url=_url(database_url),
+                executor_id=executor_id,
+                application_version=APPLICATION_VERSION,
+                serializer=JSONSerializer(),
+                log_level="ERROR",
+            )
+        )
+
+    def run_studies(self, steps: StudySteps, *, concurrency: int) -> None:
+        """Take study versions from the queue, at most `concurrency` at once."""
+        _register_study(steps)
+        self._launch(ANALYSIS_QUEUE)
+        DBOS.register_queue(ANALYSIS_QUEUE, worker_concurrency=concurrency, polling_interval_sec=ANALYSIS_POLL_S)
+
+    def run_deliveries(self, deliver: Callable[[int], None], *, concurrency: int) -> None:
+        """Take deliveries from the queue, at most `concurrency` at once."""
+        _register_delivery(deliver)
+        self._launch(DELIVERY_QUEUE)
+        DBOS.register_queue(
+            DELIVERY_QUEUE,
+            worker_concurrency=concurrency,
+            partition_concurrency=DELIVERIES_A_DESTINATION,
+            polling_interval_sec=DELIVERY_POLL_S,
+        )
+
+    def take_over(self, alive: Iterable[str]) -> int:
+        """Give the running work of processes that are not `alive` back to its queue; return how many workflows."""
+        known = set(alive)
+        pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False, limit=1000)
+        lost = [w for w in pending if w.executor_id and w.executor_id not in known]
+        if lost:
+            DBOS._recover_pending_workflows(sorted({w.executor_id for w in lost if w.executor_id}))
+            log.warning("took over work of lost processes", workflows=len(lost))
+        return len(lost)
+
+    def stop(self, *, wait_s: int) -> None:
+        """Take no more work, wait for the running steps up to `wait_s`, leave the rest to others."""
+        DBOS.destroy(destroy_registry=True, workflow_completion_timeout_sec=wait_s)
+
+    def _launch(self, queue: str) -> None:
+        DBOS.listen_queues([queue])
+        DBOS.launch()
+
+
+def _options(workflow: str, queue: str, workflow_id: str) -> EnqueueOptions:
+    return {
+        "workflow_name": workflow,
+        "queue_name": queue,
+        "workflow_id": workflow_id,
+        "serialization_type": PORTABLE,
+    }
+
+
+def _may_succeed_later(error: BaseException) -> bool:
+    return not isinstance(error, Permanent)
+
+
+def _register_study(steps: StudySteps) -> None:
+    retry = DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=5, should_retry=_may_succeed_later)
+    patient = DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
+    analyze, report, give_up = retry(steps.analyze), retry(steps.report), patient(steps.give_up)
+
+    def study(version_id: int) -> str:
+        try:
+            if analyze(version_id):
+                report(version_id)
+        except Exception as exc:
+            log.exception("study version failed", version=version_id)
+            give_up(version_id, _in_words(exc))
+            return "failed"
+        return "done"
+
+    DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)(study)
+
+
+def _register_delivery(deliver_step: Callable[[int], None]) -> None:
+    deliver = DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)(deliver_step)
+
+    def deliver_one(delivery_id: int) -> None:
+        deliver(delivery_id)
+
+    DBOS.workflow(name=DELIVERY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)(deliver_one)
+
+
+def _in_words(error: BaseException) -> str:
+    """Return the last real reason: DBOS wraps what a step raised."""
+    inner = getattr(error, "errors", None)
+    if isinstance(inner, list) and inner:
+        error = inner[-1]
+    return f"{type(error).__name__}: {error}"[:2000]
+
+
+def _url(database_url: str) -> str:
+    url = make_url(database_url)
+    if url.get_backend_name() == "postgresql":
+        url = url.set(drivername="postgresql")
+    return url.render_as_string(hide_password=False)

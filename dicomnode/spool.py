@@ -36,7 +36,7 @@ def check_space(root: Path, min_free_bytes: int, wanted_bytes: int = 0) -> None:
         )
 
 
-def stage(root: Path, chunks: Iterable[bytes]) -> Path:
+def stage(root: Path, chunks: Iterable[bytes | memoryview]) -> Path:
     """Return a new file in `staging/` that holds `chunks` durably (fdatasync)."""
     path = root / STAGING / uuid.uuid4().hex
     with path.open("xb", buffering=0) as file:

@@ -113,7 +113,7 @@ def advance(session: Session, version_id: int, event: Event, at: datetime, reaso
 def quiet_versions(session: Session, before: datetime, limit: int = 200) -> list[StudyVersion]:
     """Return receiving versions without an instance since `before`, oldest first.
 
-    A version waits while an older one of its study is being analyzed or reported, so that its report can name that one's.
+    A version waits while an older one of its study is analyzed or reported, so that its report can name that one.
     """
     busy = (
         select(literal(1))

@@ -99,3 +99,7 @@ def mermaid() -> str:
     """Return the state machine as a Mermaid state diagram."""
     rows = [f"    {state} --> {after}: {event}" for (state, event), after in TRANSITIONS.items()]
     return "\n".join(["stateDiagram-v2", "    [*] --> RECEIVING", *rows, ""])
+
+
+if __name__ == "__main__":
+    print(mermaid(), end="")  # noqa: T201  the diagram of docs/architecture.md

@@ -1,0 +1,41 @@
+"""The commands by name; each loads what it needs when it is called."""
+
+import typer
+
+from dicomnode import __version__
+from dicomnode.cli import database, model, node, peers, studies, train
+from dicomnode.cli.demo import demo
+
+app = typer.Typer(
+    name="dicomnode",
+    help="A node beside the PACS: receives studies, analyzes them, answers with DICOM Structured Reports.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dicomnode {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options of the command itself."""
+
+
+app.command()(node.init)
+app.command()(node.serve)
+app.command()(demo)
+app.command()(node.check)
+app.command()(studies.status)
+app.command()(peers.echo)
+app.command()(peers.send)
+app.command()(train.train)
+app.add_typer(studies.app, name="study")
+app.add_typer(model.app, name="model")
+app.add_typer(database.app, name="db")

@@ -1,0 +1,202 @@
+"""The roles of the node, one process each: receive, analyze, deliver.
+
+Here the parts are wired: what a role needs is made once and given to its steps.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dicomnode import log as logs
+from dicomnode import spool
+from dicomnode.config import Settings
+from dicomnode.db import migrate, processes
+from dicomnode.db.session import Database, now
+from dicomnode.errors import BundleError, ConfigError, Transient
+
+if TYPE_CHECKING:
+    from dicomnode.inference.bundle import Bundle
+
+log = logs.get_logger(__name__)
+HEARTBEAT_S = 2.0
+STOP_WAIT_S = 15
+DELIVERIES_AT_ONCE = 8
+
+
+class Role(StrEnum):
+    """What a process does."""
+
+    RECEIVE = "receive"
+    ANALYZE = "analyze"
+    DELIVER = "deliver"
+
+
+def new_executor_id() -> str:
+    """Return an identity that no other process has, now or later."""
+    return f"{socket.gethostname()[:64]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def run(role: Role, settings: Settings, executor_id: str, *, supervised: bool) -> None:
+    """Run a role until SIGTERM, SIGINT or, if `supervised`, the end of the supervisor."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if supervised:
+        threading.Thread(target=_stop_with_supervisor, args=(stop,), daemon=True).start()
+    database = Database(settings.database_url)
+    try:
+        require_newest_schema(database)
+        spool.prepare(settings.node.data_dir)
+        with _ROLES[role](settings, database, executor_id), _heartbeat(database, role, executor_id):
+            log.info("role ready", role=str(role), pid=os.getpid())
+            stop.wait()
+            log.info("role stops", role=str(role))
+    finally:
+        database.close()
+
+
+def require_newest_schema(database: Database) -> None:
+    """Raise `ConfigError` if the database is not at the revision that this release needs."""
+    found, newest = migrate.current(database), migrate.newest()
+    if found != newest:
+        raise ConfigError(
+            f"the database is at revision {found or 'none'}, {newest} is needed: run `dicomnode db upgrade`"
+        )
+
+
+@contextlib.contextmanager
+def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
+    from dicomnode.flow.receive import Reception
+    from dicomnode.flow.sweep import clear_staging
+    from dicomnode.network.scp import StorageSCP
+
+    root = settings.node.data_dir
+    clear_staging(root, time.time())
+    reception = Reception(database, root, settings.receiver)
+    scp = StorageSCP(
+        settings.receiver,
+        settings.node.ae_title,
+        settings.peers,
+        on_store=reception.store,
+        on_rejected=reception.rejected,
+    )
+    scp.start()
+    try:
+        yield
+    finally:
+        scp.stop()
+
+
+@contextlib.contextmanager
+def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
+    from dicomnode import evidence
+    from dicomnode.engine import Engine, Queue, StudySteps
+    from dicomnode.flow.analyze import Analysis, give_up
+    from dicomnode.flow.report import Report
+    from dicomnode.inference.predict import Analyzer
+
+    root = settings.node.data_dir
+    bundles, refused = load_bundles(settings)
+    evidence.warm_up()
+    queue = Queue(settings.database_url)
+    with contextlib.closing(queue), Analyzer(bundles, settings.analysis) as analyzer:
+        analysis = Analysis(database, root, analyzer, settings.analysis, refused)
+        report = Report(database, root, queue, settings)
+        steps = StudySteps(analysis.analyze, report.report, lambda version, why: give_up(database, version, why))
+        engine = Engine(settings.database_url, executor_id)
+        engine.run_studies(steps, concurrency=2 * settings.analysis.batch_images)
+        try:
+            yield
+        finally:
+            engine.stop(wait_s=STOP_WAIT_S)
+
+
+@contextlib.contextmanager
+def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
+    from dicomnode.engine import Engine, Queue
+    from dicomnode.flow.deliver import Deliveries
+    from dicomnode.flow.sweep import run_forever
+
+    root = settings.node.data_dir
+    queue = Queue(settings.database_url)
+    with contextlib.closing(queue):
+        engine = Engine(settings.database_url, executor_id)
+        engine.run_deliveries(Deliveries(database, root, settings).deliver, concurrency=DELIVERIES_AT_ONCE)
+        stop = threading.Event()
+        sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, root, settings, stop))
+        sweeper.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            sweeper.join()
+            engine.stop(wait_s=STOP_WAIT_S)
+
+
+_ROLES = {Role.RECEIVE: _receive, Role.ANALYZE: _analyze, Role.DELIVER: _deliver}
+
+
+def load_bundles(settings: Settings) -> "tuple[list[Bundle], tuple[str, ...]]":
+    """Return the active bundles that can be trusted, and in words which were refused.
+
+    The node starts without a refused bundle and says so: in the log, in `dicomnode check`, at every skipped study.
+    """
+    from dicomnode.inference import bundle as bundles
+
+    found = bundles.find([bundles.builtin_directory(), *settings.models.directories])
+    loaded, refused = [], []
+    for name in settings.models.active:
+        try:
+            if name not in found:
+                raise BundleError(f"{name}: there is no such bundle; known are {', '.join(sorted(found)) or 'none'}")
+            loaded.append(bundles.load(found[name], threads=settings.analysis.threads))
+        except BundleError as exc:
+            log.error("bundle refused", bundle=name, reason=str(exc))
+            refused.append(str(exc))
+    return loaded, tuple(refused)
+
+
+@contextlib.contextmanager
+def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[None]:
+    stop = threading.Event()
+
+    def beat() -> None:
+        while True:
+            try:
+                with database.write() as session:
+                    processes.beat(
+                        session,
+                        executor_id=executor_id,
+                        role=role,
+                        host=socket.gethostname(),
+                        pid=os.getpid(),
+                        at=now(session),
+                    )
+            except Transient as exc:
+                log.warning("heartbeat waits", error=str(exc))
+            if stop.wait(HEARTBEAT_S):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        with contextlib.suppress(Transient), database.write() as session:
+            processes.forget(session, executor_id)
+
+
+def _stop_with_supervisor(stop: threading.Event) -> None:
+    """Our standard input is the supervisor's: it ends when the supervisor does, however it ended."""
+    sys.stdin.buffer.read()
+    stop.set()

@@ -1,0 +1,174 @@
+"""`dicomnode status` and `dicomnode study`: where each study stands, from the rows."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypedDict
+
+import typer
+
+from dicomnode import config
+from dicomnode.cli.listing import AsJson, Cell, Config, print_json, show_rows
+from dicomnode.domain.findings import BundleResult
+from dicomnode.domain.lifecycle import State
+from dicomnode.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from dicomnode.db.session import Database
+    from dicomnode.db.tables import StudyVersion
+
+app = typer.Typer(help="Studies: ls, show.", no_args_is_help=True)
+
+
+@contextlib.contextmanager
+def _database(config_file: Path | None) -> "Iterator[Database]":
+    from dicomnode.cli.roles import require_newest_schema
+    from dicomnode.db.session import Database
+
+    with contextlib.closing(Database(config.load(config_file).database_url)) as database:
+        require_newest_schema(database)
+        yield database
+
+
+def status(config_file: Config = None, as_json: AsJson = False) -> None:
+    """Show the running processes, how many study versions stand where, and the last failures."""
+    from dicomnode.db import processes, studies
+    from dicomnode.db.session import now
+
+    with _database(config_file) as database, database.read() as session:
+        moment = now(session)
+        rows: list[dict[str, Cell]] = [
+            {
+                "what": f"process {p.role}",
+                "value": f"pid {p.pid} on {p.host} since {p.started_at:%Y-%m-%d %H:%M:%S} UTC",
+            }
+            for p in processes.alive(session, moment)
+        ]
+        if not rows:
+            rows.append({"what": "process", "value": "none is running: `dicomnode serve`"})
+        rows += [{"what": f"studies {s}", "value": n} for s, n in studies.counts_by_state(session).items()]
+        rows += [
+            {"what": f"failed: study version {v.id}", "value": v.reason}
+            for v, _ in studies.newest_versions(session, 5, State.FAILED)
+        ]
+    show_rows(rows, as_json=as_json, title="dicomnode status")
+
+
+@app.command()
+def ls(
+    config_file: Config = None,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    state: Annotated[State | None, typer.Option(help="Only versions in this state.")] = None,
+) -> None:
+    """List study versions, the last received first."""
+    from dicomnode.db import studies
+
+    with _database(config_file) as database, database.read() as session:
+        rows: list[dict[str, Cell]] = [
+            {
+                "id": v.id,
+                "state": v.state,
+                "priority": v.priority,
+                "version": v.number,
+                "instances": v.instance_count,
+                "source": v.source_ae_title,
+                "last_instance_at": v.last_instance_at,
+                "study_instance_uid": s.study_instance_uid,
+                "reason": v.reason,
+            }
+            for v, s in studies.newest_versions(session, limit, state)
+        ]
+    show_rows(rows, as_json=as_json, title="studies")
+
+
+@app.command()
+def show(
+    study: Annotated[str, typer.Argument(help="Study Instance UID, or the id of a version.")],
+    config_file: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a study: its versions, what was found, what was sent where, and what happened when."""
+    from dicomnode.db import studies
+
+    with _database(config_file) as database, database.read() as session:
+        found = (
+            [(v, studies.study_of(session, v)) for v in [studies.version(session, int(study))]]
+            if study.isdigit()
+            else studies.versions_of(session, study)
+        )
+        if not found:
+            raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
+        shown = [_version(session, version) for version, _ in found]
+    if as_json:
+        print_json(shown)
+        return
+    for version in shown:
+        typer.echo(f"version {version['version']}: {version['state']} {version['reason']}".rstrip())
+        for part in ("findings", "deliveries", "events"):
+            show_rows(version[part], as_json=False, title=part)
+
+
+class _Shown(TypedDict):
+    id: int
+    version: int
+    state: str
+    reason: str
+    priority: str | None
+    instances: int
+    findings: list[dict[str, Cell]]
+    deliveries: list[dict[str, Cell]]
+    events: list[dict[str, Cell]]
+
+
+def _version(session: "Session", version: "StudyVersion") -> _Shown:
+    from dicomnode.db import audit, results
+
+    return {
+        "id": version.id,
+        "version": version.number,
+        "state": version.state,
+        "reason": version.reason,
+        "priority": version.priority,
+        "instances": version.instance_count,
+        "findings": [row for result in results.results_of(session, version.id) for row in _findings(result)],
+        "deliveries": [
+            {
+                "object": evidence.description,
+                "destination": delivery.destination,
+                "state": delivery.state,
+                "attempts": delivery.attempts,
+                "status": None if delivery.dimse_status is None else f"0x{delivery.dimse_status:04X}",
+                "error": delivery.error,
+                "settled_at": delivery.settled_at,
+                "sop_instance_uid": evidence.sop_instance_uid,
+            }
+            for delivery, evidence in results.deliveries_of(session, version.id)
+        ],
+        "events": [
+            {
+                "at": event.at,
+                "what": event.action,
+                "detail": ", ".join(f"{key} {value}" for key, value in event.detail.items() if value),
+            }
+            for event in audit.events_of(session, version.id)
+        ],
+    }
+
+
+def _findings(result: BundleResult) -> Iterator[dict[str, Cell]]:
+    bundle = f"{result.bundle.name} {result.bundle.version}"
+    for finding in result.findings:
+        says = "suspected" if finding.is_suspected else "not suspected"
+        yield _finding(bundle, finding.label, finding.probability, finding.threshold, says)
+    if result.anomaly is not None:
+        says = "unlike the training images" if result.anomaly.is_unusual else "like the training images"
+        yield _finding(bundle, result.anomaly.label, result.anomaly.score, result.anomaly.threshold, says)
+    if result.not_applicable:
+        yield _finding(bundle, "", None, None, f"not applicable: {result.not_applicable}")
+
+
+def _finding(bundle: str, label: str, value: float | None, threshold: float | None, says: str) -> dict[str, Cell]:
+    return {"bundle": bundle, "label": label, "value": value, "threshold": threshold, "says": says}

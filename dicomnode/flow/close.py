@@ -1,0 +1,53 @@
+"""Close: a study without a new instance for its quiet period is complete; its version is frozen and queued (T2)."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from dicomnode.config import Settings
+from dicomnode.db import processes, studies
+from dicomnode.db.session import Database, now
+from dicomnode.db.tables import StudyVersion
+from dicomnode.engine import Queue
+from dicomnode.log import get_logger
+
+log = get_logger(__name__)
+
+
+def close_quiet_studies(database: Database, queue: Queue, settings: Settings) -> int:
+    """Close and queue what is quiet; return how many versions.
+
+    A study is quiet only if a receiver was listening all the time: after a restart the period starts again.
+    """
+    with database.read() as session:
+        moment = now(session)
+        if processes.receiving_since(session, moment) is None or not _candidates(session, settings, moment):
+            return 0
+    with database.write() as session:
+        moment = now(session)
+        listening = processes.receiving_since(session, moment)
+        if listening is None:
+            return 0
+        closed = [v for v in _candidates(session, settings, moment) if _is_quiet(v, settings, listening, moment)]
+        return sum(_close(session, queue, version, moment, settings) for version in closed)
+
+
+def _candidates(session: Session, settings: Settings, moment: datetime) -> list[StudyVersion]:
+    periods = [p.quiet_period_s for p in settings.peers.values() if p.quiet_period_s is not None]
+    shortest = min([settings.study.quiet_period_s, *periods])
+    return studies.quiet_versions(session, moment - timedelta(seconds=shortest))
+
+
+def _is_quiet(version: StudyVersion, settings: Settings, listening: datetime, moment: datetime) -> bool:
+    period = timedelta(seconds=settings.quiet_period_s(version.source_ae_title))
+    return max(version.last_instance_at, listening) + period <= moment
+
+
+def _close(session: Session, queue: Queue, version: StudyVersion, moment: datetime, settings: Settings) -> bool:
+    period = settings.quiet_period_s(version.source_ae_title)
+    if not studies.close(session, version, moment, f"no instance for {period:g} s"):
+        return False
+    session.refresh(version)
+    queue.add_study(session, version.uid, version.id, version.run)
+    log.info("study closed", version=version.id, number=version.number, instances=version.instance_count)
+    return True

@@ -1,0 +1,110 @@
+"""Report: findings become evidence objects, durable in the spool before the first send, and deliveries (T5)."""
+
+import hashlib
+from pathlib import Path
+
+import pydicom
+from pydicom import Dataset
+
+from dicomnode import __version__, spool
+from dicomnode.config import NodeSettings, PeerSettings, Settings
+from dicomnode.db import results, studies
+from dicomnode.db.session import Database, now
+from dicomnode.domain.findings import Priority
+from dicomnode.domain.lifecycle import Event, State
+from dicomnode.domain.study import derived_uid
+from dicomnode.engine import Queue
+from dicomnode.evidence import Case, NodeIdentity, Predecessor, encoded, find_encoders
+from dicomnode.flow.deliver import finish_version
+from dicomnode.log import get_logger
+
+log = get_logger(__name__)
+
+FINDINGS_REPORT, SUMMARY_IMAGE = "measurement_report", "summary_image"
+
+
+class Report:
+    """The report step with what it needs: rows, the spool at `root`, the queue of deliveries."""
+
+    def __init__(self, database: Database, root: Path, queue: Queue, settings: Settings) -> None:
+        self._database = database
+        self._root = root
+        self._queue = queue
+        self._settings = settings
+        self._encoders = find_encoders()
+
+    def report(self, version_id: int) -> None:
+        """Encode the findings of a version, keep the objects, and put them on their way."""
+        case = self._case(version_id)
+        if case is None:
+            return
+        objects = [self._keep(case, encoder.name, ds) for encoder in self._encoders for ds in encoder.encode(case)]
+        with self._database.write() as session:
+            moment = now(session)
+            if studies.advance(session, version_id, Event.REPORTED, moment) is None:
+                return
+            for evidence in objects:
+                wanted = destinations(self._settings.destinations, evidence.encoder)
+                for delivery in results.add_evidence(session, version_id, evidence, wanted, moment):
+                    self._queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
+            finish_version(session, version_id, moment)
+        log.info("study reported", version=version_id, objects=len(objects))
+
+    def _case(self, version_id: int) -> Case | None:
+        with self._database.read() as session:
+            version = studies.version(session, version_id)
+            if version.state != State.REPORTING:
+                return None
+            found = results.results_of(session, version_id)
+            assessed = {uid for result in found for uid in result.assessed}
+            paths = [i.path for i, _ in studies.members(session, version_id) if i.sop_instance_uid in assessed]
+            before = results.predecessor(session, version.study_id, version.number, FINDINGS_REPORT)
+            study_uid = studies.study_of(session, version).study_instance_uid
+        return Case(
+            version_uid=version.uid,
+            version_number=version.number,
+            sources=tuple(_header(self._root / path) for path in paths),
+            results=found,
+            priority=Priority(version.priority or Priority.ROUTINE),
+            created_at=version.state_changed_at,
+            node=node_identity(self._settings.node),
+            predecessors=()
+            if before is None
+            else (Predecessor(study_uid, before.series_instance_uid, before.sop_class_uid, before.sop_instance_uid),),
+        )
+
+    def _keep(self, case: Case, encoder: str, ds: Dataset) -> results.Evidence:
+        content = encoded(ds)
+        uid = str(ds.SOPInstanceUID)
+        name = f"{spool.EVIDENCE}/{hashlib.sha256(case.version_uid.encode()).hexdigest()[:32]}/{uid}.dcm"
+        spool.keep(self._root, spool.stage(self._root, (content,)), name)
+        return results.Evidence(
+            encoder=encoder,
+            sop_class_uid=str(ds.SOPClassUID),
+            sop_instance_uid=uid,
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            description=str(ds.get("SeriesDescription", "")),
+            file=studies.StoredFile(name, len(content), hashlib.sha256(content).hexdigest()),
+        )
+
+
+def destinations(peers: dict[str, PeerSettings], encoder: str) -> list[str]:
+    """Return the names of the peers that want what `encoder` makes."""
+    return [name for name, peer in peers.items() if encoder != SUMMARY_IMAGE or peer.summary]
+
+
+def node_identity(node: NodeSettings) -> NodeIdentity:
+    """Return who speaks in the results; the device UID follows from AE title and serial number."""
+    return NodeIdentity(
+        ae_title=node.ae_title,
+        manufacturer="dicomnode",
+        model_name="dicomnode",
+        station_name=node.station_name,
+        serial_number=node.serial_number,
+        device_uid=derived_uid("device", node.ae_title, node.serial_number),
+        software_version=__version__,
+    )
+
+
+def _header(path: Path) -> Dataset:
+    return pydicom.dcmread(path, stop_before_pixels=True, force=True)
