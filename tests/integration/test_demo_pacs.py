@@ -138,8 +138,10 @@ def test_cut_after_store_stores_and_does_not_answer(pacs: DemoPACS):
 def test_wait_for_sees_what_comes(pacs: DemoPACS):
     assert not pacs.wait_for(lambda accepted: len(accepted) == 1, 0.01)
     sender = threading.Thread(target=lambda: to(pacs, image()))
+    start = time.monotonic()
     sender.start()
-    assert pacs.wait_for(lambda accepted: len(accepted) == 1, 10)
+    assert pacs.wait_for(lambda accepted: len(accepted) == 1, 30)
+    assert time.monotonic() - start < 15
     sender.join(5)
 
 
