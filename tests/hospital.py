@@ -86,22 +86,18 @@ def wait_for(claim, timeout_s=60, explain=lambda: ""):
 
 
 def accepted(pacs, dataset, sop_class=SR):
-    """SOP Instance UIDs of `sop_class` that a PACS accepted for the study of `dataset`, repetitions too."""
+    """SOP Instance UIDs of `sop_class` that a PACS accepted for the study of `dataset`, one for each C-STORE of it."""
     return [
         a.sop_instance_uid
         for a in pacs.accepted
         if a.study_instance_uid == dataset.StudyInstanceUID and a.sop_class_uid == sop_class
+        for _ in range(a.count)
     ]
 
 
 def stored(pacs, sop_instance_uid):
     """The object as it lies in the folder of a PACS."""
-    for path in pacs.folder.rglob("*"):
-        if path.is_file():
-            ds = pydicom.dcmread(path)
-            if sop_instance_uid == ds.SOPInstanceUID:
-                return ds
-    raise AssertionError(f"{sop_instance_uid} is not in {pacs.folder}")
+    return pydicom.dcmread(next(a.path for a in pacs.accepted if a.sop_instance_uid == sop_instance_uid))
 
 
 def _settings(port, pacs, quiet_period_s, database_url, extra):
