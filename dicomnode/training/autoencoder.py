@@ -1,0 +1,144 @@
+"""Training of an anomaly bundle: autoencoder, score, threshold, what it refuses, and codes of synthetic images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dicomnode.errors import ConfigError
+from dicomnode.inference.bundle import Bundle
+from dicomnode.inference.manifest import AnomalyOutput
+from dicomnode.inference.networks import build
+from dicomnode.inference.networks.anomaly_autoencoder import AnomalyAutoencoder
+from dicomnode.inference.preprocess import prepare
+from dicomnode.inference.synthesis import decode_codes
+from dicomnode.training import metrics
+from dicomnode.training.data import ImageSet
+from dicomnode.training.fit import Fitted, OnProgress, fit, outputs
+from dicomnode.training.recipe import AnomalyTarget, Recipe
+
+Figures = dict[str, object]
+NEIGHBOURS = 8
+"""Codes averaged for one synthetic image, so that it shows no one patient."""
+
+
+@dataclass(frozen=True)
+class TrainedAutoencoder:
+    """A trained network with what the manifest says about its score."""
+
+    fitted: Fitted
+    network: AnomalyAutoencoder
+    output: AnomalyOutput
+
+
+def train_autoencoder(
+    recipe: Recipe, target: AnomalyTarget, sets: dict[str, ImageSet], on_progress: OnProgress
+) -> TrainedAutoencoder:
+    """Train on `train`, fit the score there; choose epoch and threshold on `val`."""
+    torch.manual_seed(recipe.fit.seed)
+    network = build(recipe.architecture.name, recipe.architecture.parameters)
+    fitted = fit(network, sets, _loss, recipe=recipe.fit, augmentation=recipe.augmentation, on_progress=on_progress)
+    best = fitted.network
+    if not isinstance(best, AnomalyAutoencoder):
+        raise ConfigError(f"an anomaly bundle needs an autoencoder, not {recipe.architecture.name}")
+    best.fit_score(_features(best, sets["train"].images), target.shrinkage)
+    return TrainedAutoencoder(fitted, best, _output(target, best, sets["val"]))
+
+
+def _loss(network: nn.Module, images: Tensor, _labels: Tensor) -> Tensor:
+    assert isinstance(network, AnomalyAutoencoder)  # noqa: S101  `train_autoencoder` built it
+    return (network.decode(network.encode(images)) - images).square().mean()
+
+
+def _features(network: AnomalyAutoencoder, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([network.features(batch) for batch in torch.split(images, 64)])
+
+
+def _output(target: AnomalyTarget, network: AnomalyAutoencoder, val: ImageSet) -> AnomalyOutput:
+    scores = outputs(network, val.images)[:, 0].double().numpy()
+    return AnomalyOutput(
+        score_name=target.score_name,
+        unit=target.unit,
+        threshold=round(float(np.quantile(scores, target.flag_quantile)), 6),
+        flag_quantile=target.flag_quantile,
+        quantiles=tuple(round(float(q), 6) for q in np.percentile(scores, np.arange(101))),
+        measured_on=f"validation, {len(val)} images of {len(np.unique(val.patients))} patients",
+    )
+
+
+def evaluate_autoencoder(
+    trained: TrainedAutoencoder, recipe: Recipe, test: ImageSet, wrong: Mapping[str, Tensor]
+) -> Figures:
+    """Return the share of genuine test images that is flagged, and how well each kind of wrong input stands out."""
+    genuine = outputs(trained.network, test.images)[:, 0].double().numpy()
+    threshold = trained.output.threshold
+    flagged = metrics.interval(lambda s, _: float((s > threshold).mean()), genuine, test.labels, test.patients)
+    kinds = {**wrong, **changed(test.images, recipe)}
+    table = {}
+    for name, images in kinds.items():
+        scores = outputs(trained.network, images)[:, 0].double().numpy()
+        both = np.concatenate([genuine, scores])
+        labels = np.concatenate([np.zeros(len(genuine), np.int64), np.ones(len(scores), np.int64)])
+        table[name] = {
+            "images": len(scores),
+            "AUC": round(metrics.auc(both, labels), 4),
+            "flagged": round(float((scores > threshold).mean()), 4),
+        }
+    return {
+        "images": len(test),
+        "genuine flagged": round(float((genuine > threshold).mean()), 4),
+        "genuine flagged interval": [round(v, 4) for v in flagged],
+        "pneumonia by the score, AUC": round(metrics.auc(genuine, test.labels), 4),
+        "wrong inputs": table,
+    }
+
+
+def changed(images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
+    """Return what may happen to a right image, by name: turned, inverted, heavily cropped, blank."""
+    steps = recipe.preprocessing.steps
+    side = images.shape[-1]
+    crop = images[:, 0, side // 3 : 2 * side // 3, : side // 3].numpy()
+    return {
+        "rotated 90": images.rot90(1, (2, 3)),
+        "rotated 180": images.rot90(2, (2, 3)),
+        "inverted": 1 - images,
+        "heavy crop": torch.stack([prepare(image, steps) for image in crop]),
+        "blank": torch.zeros(1, 1, side, side),
+    }
+
+
+def synthetic_codes(
+    trained: TrainedAutoencoder, val: ImageSet, target: AnomalyTarget, judge: Bundle
+) -> dict[str, Tensor]:
+    """Return averaged codes of validation images as `codes` (N, code) and the judge's probability of each.
+
+    Each candidate is the mean of neighbouring codes of one label; kept are those that are not unusual themselves and
+    that the judge puts lowest and highest.
+    """
+    codes = _codes(trained.network, val.images)
+    averages = torch.cat([_averages(codes[torch.from_numpy(val.labels == label)]) for label in np.unique(val.labels)])
+    pictures = [(picture / 255).astype(np.float32) for picture in decode_codes(trained.network, averages)]
+    steps = judge.manifest.preprocessing.steps
+    again = torch.stack([prepare(picture, steps) for picture in pictures])
+    usual = np.flatnonzero(outputs(trained.network, again)[:, 0].numpy() <= trained.output.threshold)
+    judged = judge.run(again)[:, 0]
+    ranked = usual[np.argsort(judged[usual], kind="stable")]
+    count = target.demo_codes_per_class
+    if len(ranked) < 2 * count:
+        raise ConfigError(f"only {len(ranked)} of {len(averages)} synthetic images look usual, {2 * count} are wanted")
+    kept = np.concatenate([ranked[:count], ranked[-count:]])
+    return {"codes": averages[kept], "judged": torch.from_numpy(judged[kept])}
+
+
+def _averages(codes: Tensor) -> Tensor:
+    """Return the mean of each code with its nearest neighbours, for every `NEIGHBOURS`-th of `codes` (N, code)."""
+    nearest = torch.cdist(codes, codes).argsort(dim=1)[::NEIGHBOURS, :NEIGHBOURS]  # (M, NEIGHBOURS)
+    return codes[nearest].mean(1)  # (M, code)
+
+
+def _codes(network: AnomalyAutoencoder, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([network.encode(batch) for batch in torch.split(images, 64)])
