@@ -9,28 +9,41 @@ Standard: PS3.3 A.8.1 (Secondary Capture Image), C.8.6.1, C.8.6.2; C.11.2 (VOI L
 from collections.abc import Iterator
 
 import highdicom as hd
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import VR, PersonName
+from pydicom.valuerep import PersonName
 
 from dicomnode.evidence import Case
 from dicomnode.evidence._header import complete, local_time, series_arguments
 from dicomnode.evidence._page import DIM, Line, draw, spelled
-from dicomnode.evidence._source import copied, stand_in, text
+from dicomnode.evidence._source import copied, lawful_text, stand_in, text, unjudged
 from dicomnode.evidence._words import URGENCY, WARNING, model_name, not_assessed
 
 NAME = "summary_image"
 KIND = "AI summary"
 SERIES_NUMBER = 9004
-PAIRED = frozenset(
+UNPAIRED = frozenset(
     (
-        *("ANKLE", "ARM", "BREAST", "CLAVICLE", "EAR", "ELBOW", "EXTREMITY", "EYE", "FEMUR", "FOOT", "HAND", "HIP"),
-        *("KNEE", "LEG", "SCAPULA", "SHOULDER", "WRIST"),
+        *(
+            "ABDOMEN",
+            "BRAIN",
+            "CHEST",
+            "CSPINE",
+            "HEAD",
+            "HEART",
+            "LSPINE",
+            "MEDIASTINUM",
+            "NECK",
+            "PELVIS",
+            "PROSTATE",
+        ),
+        *("SKULL", "SPINE", "SSPINE", "STERNUM", "TSPINE", "WHOLEBODY"),
     )
 )
 
 
+@unjudged()
 def encode(case: Case) -> list[Dataset]:
     """Return one Secondary Capture image."""
     source = case.sources[0]
@@ -140,10 +153,10 @@ def _reference(image: Dataset) -> Dataset:
 
 
 def _add_body_part(ds: Dataset, source: Dataset) -> None:
-    """Add Body Part Examined, and Laterality where the part is paired or not known (Type 2C, PS3.3 C.7.3.1)."""
-    part = text(source, "BodyPartExamined").upper()
+    """Add Body Part Examined, and Laterality unless the part has no sides (Type 2C: empty is "unknown", C.7.3.1)."""
+    part = lawful_text(source, "BodyPartExamined")
     if part:
-        ds[0x00180015] = DataElement(0x00180015, VR.CS, part)
-    if not part or part in PAIRED:
+        ds.BodyPartExamined = part
+    if part not in UNPAIRED:
         side = text(source, "Laterality") or text(source, "ImageLaterality")
         ds.Laterality = side if side in ("L", "R") else None
