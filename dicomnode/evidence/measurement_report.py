@@ -43,7 +43,8 @@ def encode(case: Case) -> list[Dataset]:
     groups = list(_groups(case, images))
     if not groups:
         return []
-    key_images = [image for uid, image in images.items() if uid in case.referenced]
+    referenced = case.referenced
+    key_images = [image for uid, image in images.items() if uid in referenced]
     report = hd.sr.MeasurementReport(
         observation_context=_observer(case),
         procedure_reported=_concept(_PROCEDURES.get(key_images[0].Modality, concept.IMAGING_PROCEDURE)),

@@ -65,7 +65,8 @@ def encode(case: Case) -> list[Dataset]:
     ds.DerivationDescription = "Page of text written from AI results; shows no image"
     ds.WindowCenter, ds.WindowWidth = "128", "256"
     images = (stand_in(source) for source in case.sources)
-    ds.SourceImageSequence = [_reference(image) for image in images if image.SOPInstanceUID in case.referenced]
+    referenced = case.referenced
+    ds.SourceImageSequence = [_reference(image) for image in images if image.SOPInstanceUID in referenced]
     _add_body_part(ds, source)
     complete(ds, case)
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -105,16 +106,17 @@ def _coverage(case: Case) -> Iterator[Line]:
     """Yield what was and what was not assessed: silence must not read as an all-clear."""
     negative = [f.label for result in case.results for f in result.findings if not f.is_suspected]
     assessed = {uid for result in case.results for uid in result.assessed}
-    unusual = ", how unusual the image is" if any(result.anomaly for result in case.results) else ""
+    questions = ["the findings named above"] if any(result.findings for result in case.results) else []
+    questions += ["how unusual it is"] if any(result.anomaly for result in case.results) else []
     if negative:
         yield Line("Looked for and not suspected", size=24, ink=DIM, space=22)
         yield Line(", ".join(negative))
     yield Line("Assessed", size=24, ink=DIM, space=16)
-    yield Line(f"{len(assessed)} image{'' if len(assessed) == 1 else 's'} for the findings named above{unusual}")
+    yield Line(f"{len(assessed)} image{'' if len(assessed) == 1 else 's'}: {', '.join(questions) or 'nothing'}")
     yield Line("Not assessed", size=24, ink=DIM, space=16)
     for sentence in not_assessed(case.results):
         yield Line(sentence)
-    yield Line("Everything that this page does not name. No suspicion does not exclude disease.")
+    yield Line("Everything that this page does not name. A finding that is not suspected is not excluded.")
 
 
 def _provenance(case: Case) -> Iterator[Line]:

@@ -124,6 +124,14 @@ def test_unknown_glyph_shows_a_replacement() -> None:
     assert unknown > known
 
 
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [("Müller", "Muller"), ("Weiß", "Weiss"), ("Łukasz", "Lukasz"), ("Nguyễn", "Nguyen"), ("a\nb", "a b"), ("Ж", "?")],
+)
+def test_letter_that_the_font_lacks_is_drawn_without_its_mark(given: str, drawn: str) -> None:
+    assert _page._drawable(given) == drawn
+
+
 def test_unknown_glyph_in_an_identifier_is_spelled_out() -> None:
     assert "Patient ID: P<U+5C71>1" in words(case_with(PatientID="P山1"))
 
