@@ -156,10 +156,20 @@ def _may_succeed_later(error: BaseException) -> bool:
 
 
 def _register_study(steps: StudySteps) -> None:
-    retry = DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=5, should_retry=_may_succeed_later)
-    patient = DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
-    analyze, report, give_up = retry(steps.analyze), retry(steps.report), patient(steps.give_up)
+    # DBOS marks the function that it is given: a bound method cannot be marked, so each step is a function here
+    @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=5, should_retry=_may_succeed_later)
+    def analyze(version_id: int) -> bool:
+        return steps.analyze(version_id)
 
+    @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=5, should_retry=_may_succeed_later)
+    def report(version_id: int) -> None:
+        steps.report(version_id)
+
+    @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
+    def give_up(version_id: int, reason: str) -> None:
+        steps.give_up(version_id, reason)
+
+    @DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
     def study(version_id: int) -> str:
         try:
             if analyze(version_id):
@@ -170,16 +180,15 @@ def _register_study(steps: StudySteps) -> None:
             return "failed"
         return "done"
 
-    DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)(study)
-
 
 def _register_delivery(deliver_step: Callable[[int], None]) -> None:
-    deliver = DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)(deliver_step)
+    @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
+    def attempt(delivery_id: int) -> None:
+        deliver_step(delivery_id)
 
-    def deliver_one(delivery_id: int) -> None:
-        deliver(delivery_id)
-
-    DBOS.workflow(name=DELIVERY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)(deliver_one)
+    @DBOS.workflow(name=DELIVERY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
+    def deliver(delivery_id: int) -> None:
+        attempt(delivery_id)
 
 
 def _in_words(error: BaseException) -> str:

@@ -6,7 +6,7 @@ INSTANCES_RECEIVED = Counter(
     "dicomnode_instances_received_total", "C-STORE requests by answered status", ["source", "status"]
 )
 BYTES_RECEIVED = Counter("dicomnode_received_bytes_total", "Bytes of acknowledged instances", ["source"])
-ASSOCIATIONS_REJECTED = Counter("dicomnode_associations_rejected_total", "Rejected associations", ["reason"])
+ASSOCIATIONS_REJECTED = Counter("dicomnode_associations_rejected_total", "Rejected associations")
 STUDY_VERSIONS = Gauge("dicomnode_study_versions", "Study versions by state", ["state"])
 ANALYSIS_SECONDS = Histogram("dicomnode_analysis_seconds", "Seconds of one analysis of a study version", ["bundle"])
 BATCH_IMAGES = Histogram(

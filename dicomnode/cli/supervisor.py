@@ -16,7 +16,7 @@ from dicomnode.db.session import Database
 from dicomnode.errors import Transient
 
 log = logs.get_logger(__name__)
-SHORT_LIFE_S, LONGEST_PAUSE_S, STOP_WAIT_S = 10.0, 30.0, 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S, STOP_WAIT_S = 1.0, 30.0, 30.0
 
 
 @dataclass
@@ -24,7 +24,6 @@ class _Child:
     role: Role
     executor_id: str
     process: subprocess.Popen[bytes]
-    started: float
     pause_s: float
     restart_at: float | None = None
 
@@ -53,7 +52,7 @@ def _start(role: Role, config_file: Path | None, pause_s: float) -> _Child:
         command += ["--config", str(config_file)]
     # its standard input stays open as long as we live: a child whose supervisor was killed ends itself
     process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
-    return _Child(role, executor_id, process, time.monotonic(), pause_s)
+    return _Child(role, executor_id, process, pause_s)
 
 
 def _watch(child: _Child, database: Database, config_file: Path | None) -> _Child:
@@ -62,23 +61,26 @@ def _watch(child: _Child, database: Database, config_file: Path | None) -> _Chil
         return child
     if child.restart_at is None:
         _close_stdin(child)
-        lived = time.monotonic() - child.started
-        child.pause_s = 0.0 if lived > SHORT_LIFE_S else min(max(1.0, 2 * child.pause_s), LONGEST_PAUSE_S)
+        was_ready = _forget(child, database)
+        child.pause_s = 0.0 if was_ready else min(max(FIRST_PAUSE_S, 2 * child.pause_s), LONGEST_PAUSE_S)
         child.restart_at = time.monotonic() + child.pause_s
         log.error("role died", role=str(child.role), exit_code=code, restart_in_s=child.pause_s)
-        _forget(child, database)
     if time.monotonic() < child.restart_at:
         return child
     return _start(child.role, config_file, child.pause_s)
 
 
-def _forget(child: _Child, database: Database) -> None:
-    """Say at once that the child is gone: its work is taken over by the next sweep, not after its silence."""
+def _forget(child: _Child, database: Database) -> bool:
+    """Say at once that the child is gone: its work is taken over by the next sweep, not after its silence.
+
+    Returns whether it had been ready: one that dies before is started again with growing pauses.
+    """
     try:
         with database.write() as session:
-            processes.forget(session, child.executor_id)
+            return processes.forget(session, child.executor_id)
     except Transient as exc:
         log.warning("the database does not know yet that a role died", error=str(exc))
+        return False
 
 
 def _end(children: list[_Child]) -> None:

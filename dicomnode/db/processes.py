@@ -18,9 +18,9 @@ def beat(session: Session, *, executor_id: str, role: str, host: str, pid: int, 
         session.add(Heartbeat(executor_id=executor_id, role=role, host=host, pid=pid, started_at=at, seen_at=at))
 
 
-def forget(session: Session, executor_id: str) -> None:
-    """Write that a process has ended: its work may be taken at once."""
-    session.execute(delete(Heartbeat).where(Heartbeat.executor_id == executor_id))
+def forget(session: Session, executor_id: str) -> bool:
+    """Write that a process has ended, so that its work may be taken at once; return whether it was ever ready."""
+    return changed_rows(session, delete(Heartbeat).where(Heartbeat.executor_id == executor_id)) == 1
 
 
 def forget_silent(session: Session, at: datetime) -> None:

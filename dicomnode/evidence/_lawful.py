@@ -13,7 +13,7 @@ from pydicom.config import RAISE
 from pydicom.datadict import dictionary_VM
 from pydicom.valuerep import VR, validate_value
 
-_DATE = re.compile(r"(\d{4})\.?(\d\d)\.?(\d\d)")
+_DATE = re.compile(r"((?:1[89]|2\d)\d\d)\.?(\d\d)\.?(\d\d)")
 _TIME = re.compile(r"([01]\d|2[0-3])(?::?([0-5]\d)(?::?([0-5]\d|60)(\.\d{1,6})?\d*)?)?")
 _IDENTIFIERS = frozenset(("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName"))
 

@@ -1,7 +1,7 @@
 """A page of text as a picture: wrapped, as tall as it must be, and never broken by what stands in a name.
 
-The font is Pillow's own (Latin). A character that it lacks is drawn as a replacement, so that a reader sees that
-something is missing.
+The font is Pillow's own, the same on every host, and has ASCII alone. A letter with a mark is drawn without it; what
+has no such letter is drawn as a replacement, so that a reader sees that something is missing.
 """
 
 import functools
@@ -18,6 +18,25 @@ MARGIN = 48
 BACKGROUND, INK, DIM = 16, 255, 176
 REPLACEMENT = "?"
 _LEADING = 1.35
+_LETTERS = {
+    "ß": "ss",
+    "æ": "ae",
+    "Æ": "AE",
+    "œ": "oe",
+    "Œ": "OE",
+    "þ": "th",
+    "Þ": "Th",
+    "ð": "d",
+    "Ð": "D",
+    "ø": "o",
+    "Ø": "O",
+    "ł": "l",
+    "Ł": "L",
+    "đ": "d",
+    "Đ": "D",
+    "ħ": "h",
+    "ı": "i",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +79,18 @@ def spelled(words: str) -> str:
 
 
 def _drawable(words: str) -> str:
-    """Return `words` without control characters, and with a replacement for what the font lacks."""
+    """Return `words` without control characters, in letters that the font has."""
     plain = unicodedata.normalize("NFC", words)
-    shown = (" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in plain)
-    return "".join(c if _has_glyph(c) else REPLACEMENT for c in shown)
+    return "".join(_nearest(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c) for c in plain)
+
+
+def _nearest(character: str) -> str:
+    """Return the character, its letter without marks, or the replacement."""
+    if _has_glyph(character):
+        return character
+    parts = _LETTERS.get(character) or unicodedata.normalize("NFKD", character)
+    bare = "".join(part for part in parts if not unicodedata.combining(part))
+    return bare if bare and all(map(_has_glyph, bare)) else REPLACEMENT
 
 
 def _wrap(words: str, size: int) -> list[str]:

@@ -15,6 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydicom import DataElement, Dataset
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    MRImageStorage,
+)
 from pydicom.valuerep import VR
 
 from dicomnode.evidence._lawful import lawful
@@ -36,8 +42,7 @@ REQUIRED = (
 OPTIONAL = (
     *("IssuerOfPatientID", "TypeOfPatientID", "PatientBirthTime", "OtherPatientIDs", "OtherPatientIDsSequence"),
     *("OtherPatientNames", "EthnicGroup", "PatientComments", "QualityControlSubject", "PatientIdentityRemoved"),
-    *("DeidentificationMethod", "DeidentificationMethodCodeSequence", "PatientSpeciesDescription"),
-    *("ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization"),
+    *("DeidentificationMethod", "DeidentificationMethodCodeSequence"),
     *("StudyDescription", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "RequestingService"),
     *("ProcedureCodeSequence", "IssuerOfAccessionNumberSequence", "AdmittingDiagnosesDescription"),
     *("PatientAge", "PatientSize", "PatientWeight", "Occupation", "AdditionalPatientHistory", "AdmissionID"),
@@ -50,11 +55,12 @@ _CROSS_SECTIONAL = {
     "ImagePositionPatient": 3,
     "SliceThickness": 1,
 }
+_PROJECTION = {"ImagerPixelSpacing": 2}
 _LIBRARY_NEEDS = {
-    "CT": _CROSS_SECTIONAL,
-    "MR": _CROSS_SECTIONAL,
-    "CR": {"ImagerPixelSpacing": 2},
-    "DX": {"ImagerPixelSpacing": 2},
+    ("CT", CTImageStorage): _CROSS_SECTIONAL,
+    ("MR", MRImageStorage): _CROSS_SECTIONAL,
+    ("CR", ComputedRadiographyImageStorage): _PROJECTION,
+    ("DX", DigitalXRayImageStorageForPresentation): _PROJECTION,
 }
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
 _OFFSET = re.compile(r"[+-](?:0\d|1[0-4])[0-5]\d")
@@ -96,13 +102,21 @@ def restore(ds: Dataset, source: Dataset) -> None:
             ds[allowed.tag] = allowed
         elif keyword in REQUIRED:
             ds[_tag(keyword)] = DataElement(_tag(keyword), dictionary_VR(keyword), None)
+    if ds.get("PatientIdentityRemoved") == "YES" and not ds.get("DeidentificationMethodCodeSequence"):
+        ds.DeidentificationMethod = ds.get("DeidentificationMethod") or "not stated by the source"  # Type 1C
 
 
 def copied(source: Dataset, keyword: str) -> DataElement | None:
     """Return a decoded copy of an element that shares nothing with `source`, or None if it has none that is usable."""
-    with _unjudged(), contextlib.suppress(KeyError, ValueError, TypeError, LookupError, NotImplementedError):
+    with unjudged(), contextlib.suppress(KeyError, ValueError, TypeError, LookupError, NotImplementedError):
         return _decoded(source[keyword])
     return None
+
+
+def lawful_text(source: Dataset, keyword: str) -> str:
+    """Return `text`, empty where DICOM does not allow the value."""
+    element = copied(source, keyword)
+    return text(source, keyword) if element and lawful(element) else ""
 
 
 def text(source: Dataset, keyword: str) -> str:
@@ -144,7 +158,7 @@ def _optional(source: Dataset, keyword: str) -> DataElement:
 
 def _with_geometry(ds: Dataset, source: Dataset) -> Dataset:
     """Add what the image library describes, all of it or nothing."""
-    needs = _LIBRARY_NEEDS.get(ds.Modality, {})
+    needs = _LIBRARY_NEEDS.get((ds.Modality, ds.SOPClassUID), {})
     found = {keyword: _numbers(source, keyword, count) for keyword, count in needs.items()}
     if not all(found.values()):
         return ds
@@ -193,8 +207,8 @@ def _tag(keyword: str) -> int:
 
 
 @contextlib.contextmanager
-def _unjudged() -> Iterator[None]:
-    """Read values without pydicom's warnings and log lines: they quote the value, and no birth date may reach a log."""
+def unjudged() -> Iterator[None]:
+    """Let pydicom take values as they are: its warnings and log lines quote them, and no birth date may reach a log."""
     with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         yield

@@ -19,7 +19,7 @@ from dicomnode.domain.findings import AnomalyFinding, BundleIdentity, Code, Find
 from dicomnode.domain.study import derived_uid
 from dicomnode.evidence import Case, _words
 from dicomnode.evidence._header import complete, series_arguments
-from dicomnode.evidence._source import fits_image_library, requests, stand_in
+from dicomnode.evidence._source import fits_image_library, requests, stand_in, unjudged
 
 NAME = "measurement_report"
 KIND = "AI triage findings"
@@ -28,6 +28,14 @@ CONTAINS = hd.sr.RelationshipTypeValues.CONTAINS
 _PROCEDURES = {"CT": concept.CT_PROCEDURE, "MR": concept.MR_PROCEDURE}
 
 
+class _Document(hd.sr.Comprehensive3DSR):
+    """The document without highdicom's copy of the patient, which fails for private SOP classes; `complete` copies."""
+
+    def copy_patient_and_study_information(self, dataset: Dataset) -> None:
+        """Copy nothing."""
+
+
+@unjudged()
 def encode(case: Case) -> list[Dataset]:
     """Return one Comprehensive 3D SR, or none if no bundle assessed anything (TID 1500 wants a measurement)."""
     stand_ins = [stand_in(source) for source in case.sources]
@@ -35,7 +43,8 @@ def encode(case: Case) -> list[Dataset]:
     groups = list(_groups(case, images))
     if not groups:
         return []
-    key_images = [image for uid, image in images.items() if uid in case.referenced]
+    referenced = case.referenced
+    key_images = [image for uid, image in images.items() if uid in referenced]
     report = hd.sr.MeasurementReport(
         observation_context=_observer(case),
         procedure_reported=_concept(_PROCEDURES.get(key_images[0].Modality, concept.IMAGING_PROCEDURE)),
@@ -56,7 +65,7 @@ def _document(case: Case, images: list[Dataset]) -> Dataset:
     has_anomaly = any(result.anomaly for result in case.results)
     root = hd.sr.ContainerContentItem(codes.DCM.ImagingMeasurementReport, template_id="1500")
     root.ContentSequence = hd.sr.ContentSequence()
-    ds = hd.sr.Comprehensive3DSR(
+    ds = _Document(
         evidence=images,
         content=root,
         is_complete=True,

@@ -9,28 +9,41 @@ Standard: PS3.3 A.8.1 (Secondary Capture Image), C.8.6.1, C.8.6.2; C.11.2 (VOI L
 from collections.abc import Iterator
 
 import highdicom as hd
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import VR, PersonName
+from pydicom.valuerep import PersonName
 
 from dicomnode.evidence import Case
 from dicomnode.evidence._header import complete, local_time, series_arguments
 from dicomnode.evidence._page import DIM, Line, draw, spelled
-from dicomnode.evidence._source import copied, stand_in, text
+from dicomnode.evidence._source import copied, lawful_text, stand_in, text, unjudged
 from dicomnode.evidence._words import URGENCY, WARNING, model_name, not_assessed
 
 NAME = "summary_image"
 KIND = "AI summary"
 SERIES_NUMBER = 9004
-PAIRED = frozenset(
+UNPAIRED = frozenset(
     (
-        *("ANKLE", "ARM", "BREAST", "CLAVICLE", "EAR", "ELBOW", "EXTREMITY", "EYE", "FEMUR", "FOOT", "HAND", "HIP"),
-        *("KNEE", "LEG", "SCAPULA", "SHOULDER", "WRIST"),
+        *(
+            "ABDOMEN",
+            "BRAIN",
+            "CHEST",
+            "CSPINE",
+            "HEAD",
+            "HEART",
+            "LSPINE",
+            "MEDIASTINUM",
+            "NECK",
+            "PELVIS",
+            "PROSTATE",
+        ),
+        *("SKULL", "SPINE", "SSPINE", "STERNUM", "TSPINE", "WHOLEBODY"),
     )
 )
 
 
+@unjudged()
 def encode(case: Case) -> list[Dataset]:
     """Return one Secondary Capture image."""
     source = case.sources[0]
@@ -52,7 +65,8 @@ def encode(case: Case) -> list[Dataset]:
     ds.DerivationDescription = "Page of text written from AI results; shows no image"
     ds.WindowCenter, ds.WindowWidth = "128", "256"
     images = (stand_in(source) for source in case.sources)
-    ds.SourceImageSequence = [_reference(image) for image in images if image.SOPInstanceUID in case.referenced]
+    referenced = case.referenced
+    ds.SourceImageSequence = [_reference(image) for image in images if image.SOPInstanceUID in referenced]
     _add_body_part(ds, source)
     complete(ds, case)
     ds.DateOfSecondaryCapture, ds.TimeOfSecondaryCapture = ds.ContentDate, ds.ContentTime
@@ -92,16 +106,17 @@ def _coverage(case: Case) -> Iterator[Line]:
     """Yield what was and what was not assessed: silence must not read as an all-clear."""
     negative = [f.label for result in case.results for f in result.findings if not f.is_suspected]
     assessed = {uid for result in case.results for uid in result.assessed}
-    unusual = ", how unusual the image is" if any(result.anomaly for result in case.results) else ""
+    questions = ["the findings named above"] if any(result.findings for result in case.results) else []
+    questions += ["how unusual it is"] if any(result.anomaly for result in case.results) else []
     if negative:
         yield Line("Looked for and not suspected", size=24, ink=DIM, space=22)
         yield Line(", ".join(negative))
     yield Line("Assessed", size=24, ink=DIM, space=16)
-    yield Line(f"{len(assessed)} image{'' if len(assessed) == 1 else 's'} for the findings named above{unusual}")
+    yield Line(f"{len(assessed)} image{'' if len(assessed) == 1 else 's'}: {', '.join(questions) or 'nothing'}")
     yield Line("Not assessed", size=24, ink=DIM, space=16)
     for sentence in not_assessed(case.results):
         yield Line(sentence)
-    yield Line("Everything that this page does not name. No suspicion does not exclude disease.")
+    yield Line("Everything that this page does not name. A finding that is not suspected is not excluded.")
 
 
 def _provenance(case: Case) -> Iterator[Line]:
@@ -140,10 +155,10 @@ def _reference(image: Dataset) -> Dataset:
 
 
 def _add_body_part(ds: Dataset, source: Dataset) -> None:
-    """Add Body Part Examined, and Laterality where the part is paired or not known (Type 2C, PS3.3 C.7.3.1)."""
-    part = text(source, "BodyPartExamined").upper()
+    """Add Body Part Examined, and Laterality unless the part has no sides (Type 2C: empty is "unknown", C.7.3.1)."""
+    part = lawful_text(source, "BodyPartExamined")
     if part:
-        ds[0x00180015] = DataElement(0x00180015, VR.CS, part)
-    if not part or part in PAIRED:
+        ds.BodyPartExamined = part
+    if part not in UNPAIRED:
         side = text(source, "Laterality") or text(source, "ImageLaterality")
         ds.Laterality = side if side in ("L", "R") else None

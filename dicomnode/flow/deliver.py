@@ -52,7 +52,8 @@ class Deliveries:
 
     def _send(self, peer: PeerSettings, due: DueDelivery) -> SendResult:
         path = self._root / due.path
-        return next(iter(send(peer, self._settings.node.ae_title, [path], self._settings.delivery)))
+        (result,) = send(peer, self._settings.node.ae_title, [path], self._settings.delivery)
+        return result
 
     def _settle(self, due: DueDelivery, outcome: Outcome, status: int | None, error: str) -> None:
         with self._database.write() as session:

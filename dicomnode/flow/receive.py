@@ -107,14 +107,7 @@ class Reception:
 
     def rejected(self, rejection: Rejection) -> None:
         """Remember a rejected association with the setting that would accept it."""
-        ASSOCIATIONS_REJECTED.labels(rejection.reason).inc()
-        log.warning(
-            "association rejected",
-            calling_ae_title=rejection.calling_ae_title,
-            address=rejection.calling_address,
-            reason=rejection.reason,
-            change=rejection.setting,
-        )
+        ASSOCIATIONS_REJECTED.inc()
         with self._database.write() as session:
             audit.peer_rejected(
                 session,

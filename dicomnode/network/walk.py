@@ -81,7 +81,7 @@ class _Kind(Enum):
     FRAGMENTS = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every item, and freezing costs a microsecond
 class _Frame:
     """A container that the walk is in; `end` is its own end, or the end of what holds it if its length is undefined."""
 
