@@ -54,6 +54,8 @@ def configure(*, level: str = "INFO", as_json: bool = False) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    for library in ("pydicom", "pynetdicom", "highdicom"):  # their warnings quote values: birth dates, names
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -1,6 +1,8 @@
 """Fixtures of all tests: databases, free ports, the data beside the repository."""
 
+import os
 import socket
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +11,10 @@ import pytest
 
 from tests.databases import new_postgresql_database
 from tests.needs import MissingData, must_fail
+
+# pynetdicom brings programs with the names of DCMTK's (storescu, findscu): a peer is the real one
+OUR_PROGRAMS = Path(sys.executable).parent
+os.environ["PATH"] = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if Path(p) != OUR_PROGRAMS)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -11,11 +11,13 @@ from pynetdicom.dimse_primitives import C_STORE
 def store(
     port, dataset, sop_class_uid, sop_instance_uid, transfer_syntax_uid, *, calling="MODALITY", called="DICOMNODE"
 ):
-    """Send `dataset` (bytes) and return status and error comment of the answer."""
+    """Send `dataset` (bytes) and return status and error comment; None where the SOP Class was not accepted."""
     ae = AE(ae_title=calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     context = build_context(sop_class_uid, transfer_syntax_uid)
     assoc = ae.associate("127.0.0.1", port, contexts=[context], ae_title=called, max_pdu=131072)
+    if assoc.is_aborted:  # pynetdicom aborts an association without an accepted context
+        return None, "the SOP Class was not accepted"
     assert assoc.is_established, "the association was not accepted"
     try:
         request = C_STORE()

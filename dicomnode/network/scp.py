@@ -113,6 +113,7 @@ class StorageSCP:
         """Listen; raises `ConfigError` if the address or the port cannot be had."""
         handlers: list[evt.EventHandlerType] = [
             (evt.EVT_CONN_OPEN, self._on_connected),
+            (evt.EVT_CONN_CLOSE, self._on_closed),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_SOP_COMMON, self._on_sop_classes),
             (evt.EVT_DIMSE_RECV, self._on_message),
@@ -137,13 +138,13 @@ class StorageSCP:
         waiting = {assoc: _session(assoc).answered for assoc in associations if _session(assoc).is_busy}
         for assoc in associations:
             if assoc not in waiting:
-                assoc.abort(block=False)
+                _abort(assoc)
         ends_at = time.monotonic() + deadline_s
         while waiting:
             is_late = time.monotonic() >= ends_at
             for assoc, answered in list(waiting.items()):
                 if is_late or _session(assoc).answered > answered or not assoc.is_alive():
-                    assoc.abort(block=False)
+                    _abort(assoc)
                     del waiting[assoc]
             time.sleep(0.02)
         for assoc in associations:
@@ -152,6 +153,11 @@ class StorageSCP:
 
     def _on_connected(self, event: evt.Event) -> None:
         event.assoc.dimse = Session(event.assoc, self._settings.max_dataset_bytes)
+
+    def _on_closed(self, event: evt.Event) -> None:
+        """Wake the thread of a connection that closed before its request; it would wait for `acse_timeout_s`."""
+        if event.assoc.requestor.primitive is None:
+            event.assoc.dul.to_user_queue.put(None)
 
     def _on_requested(self, event: evt.Event) -> None:
         """Reject the association, or tell pynetdicom what it may negotiate. An error here rejects."""
@@ -227,8 +233,11 @@ class StorageSCP:
         """Answer a C-STORE request; never raises."""
         session = _session(event.assoc)
         session.handling = True
+        request = event.request
+        assert isinstance(request, C_STORE)  # noqa: S101  for the type checker
+        judged = session.judgement(request)
         try:
-            answer = self._answer(event, session)
+            answer = judged.answer or self._answer(event, request, session, judged.sop_instance_uid)
         except Transient as exc:
             log.warning("C-STORE not possible now", error=str(exc))
             answer = StoreAnswer(Status.OUT_OF_RESOURCES, str(exc))
@@ -242,28 +251,26 @@ class StorageSCP:
         response.Status = answer.status
         if answer.comment and answer.status != Status.SUCCESS:
             response.ErrorComment = printable(answer.comment, MAX_COMMENT_LENGTH).replace("\\", "/").strip()
+        if judged.is_altered:
+            response.AffectedSOPClassUID = response.AffectedSOPInstanceUID = ""
         return response
 
-    def _answer(self, event: evt.Event, session: Session) -> StoreAnswer:
-        request, requestor = event.request, event.assoc.requestor
-        if not isinstance(request, C_STORE) or request.DataSet is None or request.MessageID is None:
-            raise UnreadableObject("the request is no C-STORE request")
-        dataset = request.DataSet.getbuffer().toreadonly()
-        refused = session.verdict(request.MessageID, len(dataset))
-        if refused is not None:
-            return refused
+    def _answer(self, event: evt.Event, request: C_STORE, session: Session, sop_instance_uid: str) -> StoreAnswer:
+        requestor = event.assoc.requestor
         calling, address = str(requestor.ae_title).strip(), str(requestor.address)
         if session.admission is None or not session.admission.may_store:
             self._report_once(session, calling, address)
             return StoreAnswer(Status.NOT_AUTHORIZED, f"{calling} may not store here")
+        if request.DataSet is None:
+            raise UnreadableObject("the request has no data set")
         return self._on_store(
             StoreRequest(
                 sop_class_uid=str(request.AffectedSOPClassUID),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                sop_instance_uid=sop_instance_uid,
                 transfer_syntax_uid=str(event.context.transfer_syntax),
                 calling_ae_title=calling,
                 calling_address=address,
-                dataset=dataset,
+                dataset=request.DataSet.getbuffer().toreadonly(),
                 implementation_class_uid=printable(str(requestor.implementation_class_uid or "")),
                 implementation_version_name=printable(requestor.implementation_version_name or ""),
             )
@@ -296,10 +303,24 @@ def _is_over(assoc: Association) -> bool:
     return assoc.is_released or assoc.is_aborted or assoc.is_rejected
 
 
+def _abort(assoc: Association) -> None:
+    """Send A-ABORT; a connection without a request is just closed."""
+    if assoc.requestor.primitive is None:
+        _cut(assoc)
+    else:
+        assoc.abort(block=False)
+
+
 def _end(assoc: Association) -> None:
     """Wait for an aborted association; cut the line of one that still reads."""
     assoc.join(timeout=1.0)
+    if assoc.dul.is_alive():
+        _cut(assoc)
+        assoc.join(timeout=1.0)
+
+
+def _cut(assoc: Association) -> None:
     wrapper = assoc.dul.socket
-    if assoc.dul.is_alive() and wrapper is not None and wrapper.socket is not None:
+    if wrapper is not None and wrapper.socket is not None:
         with contextlib.suppress(OSError):
             wrapper.socket.shutdown(socket.SHUT_RDWR)

@@ -8,8 +8,9 @@ Standard: PS3.4 annexes A and B (Verification, Storage), PS3.7 9.1.1 and 9.1.5, 
 
 import logging
 import socket
+import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
-from pynetdicom import _config, evt
+from pynetdicom import _config
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicomnode.config import DeliverySettings, PeerSettings
 from dicomnode.domain.study import is_uid
@@ -31,6 +34,8 @@ from dicomnode.network.access import printable
 from dicomnode.network.status import Outcome, Status, classify, describe
 
 MAX_CONTEXTS = 128
+MAX_PDU_BYTES = 131072
+_REJECTED_TRANSIENT = 2
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 CONVERTIBLE = frozenset({IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN})
@@ -129,27 +134,49 @@ def send(
             items.append(_item(path))
         except (UnreadableObject, OSError) as exc:
             yield SendResult(path, "", "", None, Outcome.REFUSED, f"unreadable: {exc}", 0.0)
-    is_lost = ""
+    lost = ""
     for number, batch in enumerate(_batches(items)):
-        if not is_lost:
+        if not lost:
             try:
                 assoc = _associate(peer, calling_ae_title, settings, _proposed(item.context for item in batch))
             except (PeerUnavailable, PeerRefused) as exc:
                 if number == 0:
                     raise
-                is_lost = str(exc)
-        if is_lost:
-            yield from (item.result(Outcome.RETRY, is_lost) for item in batch)
-            continue
-        try:
-            for index, item in enumerate(batch):
-                if not assoc.is_established:
-                    is_lost = f"{_name(peer)} cut the association"
-                    yield from (rest.result(Outcome.RETRY, is_lost) for rest in batch[index:])
-                    break
-                yield _store(assoc, item, peer, 1 + index % 65535)
-        finally:
-            assoc.release()
+                lost = str(exc)
+        if lost:
+            yield from (item.result(Outcome.RETRY, lost) for item in batch)
+        else:
+            lost = yield from _send_batch(assoc, batch, peer)
+
+
+def _send_batch(assoc: Association, batch: Sequence[_Item], peer: PeerSettings) -> Generator[SendResult, None, str]:
+    """Yield what became of each item; return why the association was lost, or nothing. Releases the association."""
+    try:
+        for index, item in enumerate(batch):
+            result = _store(assoc, item, peer, 1 + index % 65535)
+            yield result
+            if result.status is None and result.outcome is Outcome.RETRY:
+                lost = f"{_name(peer)} cut the association"
+                yield from (rest.result(Outcome.RETRY, lost) for rest in batch[index + 1 :])
+                return lost
+        return ""
+    finally:
+        assoc.release()
+
+
+class _Requestor(ApplicationEntity):
+    """pynetdicom's requestor; its sockets have no Nagle's algorithm, and one that did not connect can be closed."""
+
+    line: socket.socket | None = None
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        wrapper = super()._create_socket(assoc, address, tls_args)
+        if wrapper.socket is not None:
+            self.line = wrapper.socket
+            self.line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return wrapper
 
 
 def _associate(
@@ -158,39 +185,28 @@ def _associate(
     """Return an established association."""
     if not peer.host or not peer.port:
         raise PeerRefused(f"{peer.ae_title} has no host or port in the settings")
-    ae = ApplicationEntity(calling_ae_title)
+    ae = _Requestor(calling_ae_title)
     ae.connection_timeout = settings.connect_timeout_s
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = settings.network_timeout_s
     began = time.perf_counter()
     try:
         assoc = ae.associate(
-            peer.host,
-            peer.port,
-            contexts=list(contexts),
-            ae_title=peer.ae_title,
-            max_pdu=131072,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
+            peer.host, peer.port, contexts=list(contexts), ae_title=peer.ae_title, max_pdu=MAX_PDU_BYTES
         )
     except OSError as exc:
         raise PeerUnavailable(f"{_name(peer)}: {exc.strerror or exc}") from exc
     if assoc.is_established:
         return assoc
-    if assoc.is_rejected:
-        primitive = assoc.acceptor.primitive
-        why = primitive.reason_str if primitive is not None and hasattr(primitive, "reason_str") else "no reason given"
-        is_transient = primitive is not None and getattr(primitive, "result", 1) == 2
-        error = PeerUnavailable if is_transient else PeerRefused
-        raise error(f"{_name(peer)} rejects the association of {calling_ae_title}: {why}")
-    if assoc.requestor.primitive is not None and assoc.acceptor.primitive is not None and not assoc.accepted_contexts:
+    if ae.line is not None:
+        ae.line.close()
+    answer = assoc.acceptor.primitive
+    if assoc.is_rejected and isinstance(answer, A_ASSOCIATE):
+        error = PeerUnavailable if answer.result == _REJECTED_TRANSIENT else PeerRefused
+        raise error(f"{_name(peer)} rejects the association of {calling_ae_title}: {answer.reason_str}")
+    if isinstance(answer, A_ASSOCIATE):
         raise PeerRefused(f"{_name(peer)} accepts none of the proposed SOP Classes and transfer syntaxes")
     waited = time.perf_counter() - began
     raise PeerUnavailable(f"{_name(peer)} could not be reached or did not answer within {waited:.1f} s")
-
-
-def _without_delay(event: evt.Event) -> None:
-    wrapper = event.assoc.dul.socket
-    if wrapper is not None and wrapper.socket is not None:
-        wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _name(peer: PeerSettings) -> str:

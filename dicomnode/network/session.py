@@ -9,8 +9,9 @@ Standard: PS3.7 section 9.3.1 (C-STORE command), PS3.8 section 9.3.5 (P-DATA-TF)
 
 import socket
 import socketserver
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.association import Association
@@ -26,8 +27,9 @@ from dicomnode.network.access import Admission
 from dicomnode.network.status import Status
 
 MAX_COMMAND_BYTES = 65536
-_C_STORE_RQ = 0x0001
-_MESSAGE_ID, _SOP_CLASS, _SOP_INSTANCE = 0x00000110, 0x00000002, 0x00001000
+_C_STORE_RQ, _C_ECHO_RQ = 0x0001, 0x0030
+_INVALID_PDU = "Evt19"  # PS3.8 table 9-10: AA-8, which is A-ABORT
+_SOP_CLASS, _SOP_INSTANCE = 0x00000002, 0x00001000
 _PLACEHOLDER_UID = "0.0"
 _CT_IMAGE_STORAGE = UID("1.2.840.10008.5.1.4.1.1.2")
 VERIFICATION = UID("1.2.840.10008.1.1")
@@ -43,6 +45,18 @@ class StoreAnswer:
     comment: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a C-STORE command is worth: the answer to one that must not be stored, and the real SOP Instance UID.
+
+    `is_altered` says that pynetdicom was given other UIDs, so that they must not be in the response.
+    """
+
+    answer: StoreAnswer | None
+    sop_instance_uid: str
+    is_altered: bool
+
+
 class Session(DIMSEServiceProvider):
     """The DIMSE provider of one accepted association, and what the receiver knows of it."""
 
@@ -55,7 +69,7 @@ class Session(DIMSEServiceProvider):
         self._max_dataset_bytes = max_dataset_bytes
         self._command_bytes = 0
         self._dataset_bytes = 0
-        self._verdicts: dict[int, StoreAnswer] = {}
+        self._judgements: dict[int, Judgement] = {}
 
     @property
     def is_busy(self) -> bool:
@@ -78,7 +92,7 @@ class Session(DIMSEServiceProvider):
                 self._command_bytes = self._dataset_bytes = 0
         except Exception as exc:  # noqa: BLE001  pynetdicom's thread would die and leave the peer waiting
             log.warning("association aborted: no DIMSE message", error=f"{type(exc).__name__}: {exc}")
-            self.dul.event_queue.put("Evt19")  # PS3.8 table 9-10: invalid PDU -> AA-8, A-ABORT
+            self.dul.event_queue.put(_INVALID_PDU)
 
     def _limit(self, primitive: P_DATA) -> None:
         """Count the bytes of the message; of a data set beyond the limit keep headers only, so that it gets an answer.
@@ -97,12 +111,13 @@ class Session(DIMSEServiceProvider):
             raise ValueError(f"{self._command_bytes} bytes of command, {self._dataset_bytes} bytes of data set")
 
     def judge(self, message: DIMSEMessage) -> None:
-        """Give a C-STORE request that pynetdicom would ignore or choke on a form that reaches `verdict`."""
+        """Give a C-STORE request that pynetdicom would ignore or choke on a form that reaches `judgement`."""
         command = message.command_set
-        if command.get("CommandField") != _C_STORE_RQ:
+        if command.get("CommandField") in (_C_STORE_RQ, _C_ECHO_RQ) and "MessageID" not in command:
+            self.dul.event_queue.put(_INVALID_PDU)
             return
         context = next((cx for cx in self.assoc.accepted_contexts if cx.context_id == message.context_id), None)
-        if context is None:  # PS3.8: data on a context that was not accepted; pynetdicom aborts
+        if command.get("CommandField") != _C_STORE_RQ or context is None:
             return
         sop_class, sop_instance = _uid(command, _SOP_CLASS), _uid(command, _SOP_INSTANCE)
         answer = None
@@ -110,20 +125,24 @@ class Session(DIMSEServiceProvider):
             answer = StoreAnswer(Status.SOP_CLASS_NOT_SUPPORTED, "SOP Class is not that of the presentation context")
         elif not is_uid(sop_instance):
             answer = StoreAnswer(Status.INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or is no UID")
-        if answer is not None:
-            self._verdicts[int(command.MessageID)] = answer
-            command.AffectedSOPClassUID = _CT_IMAGE_STORAGE  # the service that it reaches
-            command.AffectedSOPInstanceUID = _PLACEHOLDER_UID
+        elif UID(sop_instance, validation_mode=IGNORE).is_valid:
+            return
+        self._judgements[command.MessageID] = Judgement(answer, sop_instance, is_altered=True)
+        command.add_new(_SOP_CLASS, "UI", context.abstract_syntax if answer is None else _CT_IMAGE_STORAGE)
+        command.add_new(_SOP_INSTANCE, "UI", _PLACEHOLDER_UID)
 
-    def verdict(self, message_id: int, size_bytes: int) -> StoreAnswer | None:
-        """Return the answer to a request that must not be stored, else None."""
-        if size_bytes > self._max_dataset_bytes:
+    def judgement(self, request: C_STORE) -> Judgement:
+        """Return what was found out about a request before pynetdicom read it, and about its data set's size."""
+        size_bytes = request.DataSet.getbuffer().nbytes if request.DataSet is not None else 0
+        judged = self._judgements.pop(request.MessageID or 0, None)
+        if judged is None:
+            judged = Judgement(None, str(request.AffectedSOPInstanceUID), is_altered=False)
+        if judged.answer is None and not size_bytes:
+            return replace(judged, answer=StoreAnswer(Status.CANNOT_UNDERSTAND, "the request has no data set"))
+        if judged.answer is None and size_bytes > self._max_dataset_bytes:
             comment = f"larger than {self._max_dataset_bytes} bytes (receiver.max_dataset_bytes)"
-            return StoreAnswer(Status.CANNOT_UNDERSTAND, comment)
-        answer = self._verdicts.pop(message_id, None)
-        if answer is None and not size_bytes:
-            answer = StoreAnswer(Status.CANNOT_UNDERSTAND, "the request has no data set")
-        return answer
+            return replace(judged, answer=StoreAnswer(Status.CANNOT_UNDERSTAND, comment))
+        return judged
 
 
 def _uid(command: Dataset, tag: int) -> str:
