@@ -50,6 +50,11 @@ def _examination(examination: Examination, versions: Sequence[VersionLine]) -> I
     }[examination.ending]
     if newest.state not in wanted:
         yield f"{examination.name}: is {newest.state} ({newest.reason or 'no reason'}), {' or '.join(wanted)} is wanted"
+    if examination.ending is Ending.REPORTED and newest.state is State.DONE:
+        said = {"finding": newest.findings, "anomaly score": newest.anomaly}
+        yield from (
+            f"{examination.name}: has no {what}; was a bundle refused?" for what, words in said.items() if not words
+        )
     if newest.state is State.SKIPPED and not newest.reason:
         yield f"{examination.name}: was skipped without a reason"
 

@@ -32,7 +32,7 @@ def report(number):
 
 
 def version(of, number, state, *objects, reason="", images=1):
-    return VersionLine(of.study_instance_uid, number, state, reason, images, "", "", "", objects)
+    return VersionLine(of.study_instance_uid, number, state, reason, images, "routine", "found", "score", objects)
 
 
 def held(uid, path=None, count=1, differing=0):
@@ -91,6 +91,7 @@ def test_what_the_pacs_holds_is_counted(good, entries, words):
     [
         (1, {"state": State.FAILED, "reason": "refused"}, "picture 1: is FAILED (refused), DONE is wanted"),
         (1, {"state": State.DELIVERING}, "is DELIVERING"),
+        (1, {"anomaly": ""}, "picture 1: has no anomaly score"),
         (1, {"images": 1}, "version 2 has 1 images, version 1 has 1"),
         (1, {"objects": ()}, "has 0 Structured Reports"),
         (0, {"state": State.DONE}, "version 1 is DONE, not SUPERSEDED"),
