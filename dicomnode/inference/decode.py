@@ -66,7 +66,7 @@ def _check_claims(ds: Dataset, path: Path, max_pixels: int) -> None:
     if syntax is None:
         raise UnreadableImage(f"{path.name}: there is no Transfer Syntax UID")
     expected = pixels * ds.BitsAllocated // 8
-    if not syntax.is_compressed and path.stat().st_size < expected:
+    if not syntax.is_compressed and not syntax.is_deflated and path.stat().st_size < expected:
         raise UnreadableImage(f"{path.name}: {expected} bytes of pixels expected, the file has {path.stat().st_size}")
 
 

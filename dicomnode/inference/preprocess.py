@@ -66,7 +66,7 @@ def resize(image: FloatArray, rows: int, columns: int, *, antialias: bool = True
     """Return `image` resized to (rows, columns), bilinear, pixel centres aligned."""
     batch = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))[None, None]  # (1, 1, rows, columns)
     resized = functional.interpolate(batch, (rows, columns), mode="bilinear", antialias=antialias, align_corners=False)
-    result: FloatArray = resized[0, 0].numpy()
+    result: FloatArray = resized.numpy()[0, 0]
     return result
 
 
@@ -75,7 +75,8 @@ def clip_percentile(image: FloatArray, low: float, high: float) -> FloatArray:
     bottom, top = (float(value) for value in np.percentile(image, [low, high]))
     if top - bottom < 1e-6:
         return np.zeros_like(image)
-    return np.clip((image - bottom) / (top - bottom), 0, 1).astype(np.float32)
+    clipped: FloatArray = np.clip((image - bottom) / (top - bottom), 0, 1).astype(np.float32)
+    return clipped
 
 
 def output_size(steps: Sequence[Step]) -> tuple[int, int] | None:

@@ -39,7 +39,21 @@ def train_autoencoder(
     """Train on `train`, fit the score there; choose epoch and threshold on `val`."""
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.architecture.name, recipe.architecture.parameters)
-    fitted = fit(network, sets, _loss, recipe=recipe.fit, augmentation=recipe.augmentation, on_progress=on_progress)
+
+    def validate(network: nn.Module) -> float:
+        with torch.inference_mode():
+            losses = [_loss(network, batch, batch) * len(batch) for batch in torch.split(sets["val"].images, 64)]
+        return float(torch.stack(losses).sum()) / len(sets["val"])
+
+    fitted = fit(
+        network,
+        sets["train"],
+        _loss,
+        validate,
+        recipe=recipe.fit,
+        augmentation=recipe.augmentation,
+        on_progress=on_progress,
+    )
     best = fitted.network
     if not isinstance(best, AnomalyAutoencoder):
         raise ConfigError(f"an anomaly bundle needs an autoencoder, not {recipe.architecture.name}")

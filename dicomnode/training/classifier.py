@@ -30,7 +30,7 @@ class TrainedClassifier:
 def train_classifier(
     recipe: Recipe, target: ClassifierTarget, sets: dict[str, ImageSet], on_progress: OnProgress
 ) -> TrainedClassifier:
-    """Train on `train`; choose epoch, calibration and threshold on `val`."""
+    """Train on `train`; choose epoch (by calibrated log loss), calibration and threshold on `val`."""
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.architecture.name, recipe.architecture.parameters)
     smoothing = recipe.fit.label_smoothing
@@ -39,7 +39,21 @@ def train_classifier(
         wanted = labels[:, None].float() * (1 - 2 * smoothing) + smoothing  # (B, 1)
         return functional.binary_cross_entropy_with_logits(network(images), wanted)
 
-    fitted = fit(network, sets, loss, recipe=recipe.fit, augmentation=recipe.augmentation, on_progress=on_progress)
+    def validate(network: nn.Module) -> float:
+        logits = outputs(network, sets["val"].images)[:, 0].double().numpy()
+        scale, offset = metrics.platt(logits, sets["val"].labels)
+        scores = probabilities(logits, Calibration(method="platt", scale=max(scale, 1e-6), offset=offset))
+        return metrics.log_loss(scores, sets["val"].labels)
+
+    fitted = fit(
+        network,
+        sets["train"],
+        loss,
+        validate,
+        recipe=recipe.fit,
+        augmentation=recipe.augmentation,
+        on_progress=on_progress,
+    )
     return TrainedClassifier(fitted, _output(target, fitted.network, sets["val"]))
 
 

@@ -1,7 +1,7 @@
 """The training loop: the same for a classifier and an autoencoder, repeatable by its seed."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,16 +42,16 @@ class Fitted:
 
 def fit(
     network: nn.Module,
-    sets: Mapping[str, ImageSet],
+    train: ImageSet,
     loss: LossFunction,
+    validate: Callable[[nn.Module], float],
     *,
     recipe: Fit,
     augmentation: Augmentation,
     on_progress: OnProgress,
 ) -> Fitted:
-    """Train `network` in place and return the averaged weights of the epoch with the smallest validation loss."""
+    """Train `network` in place and return the averaged weights of the epoch with the smallest loss by `validate`."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train, val = sets["train"], sets["val"]
     generator = torch.Generator().manual_seed(recipe.seed)
     per_epoch = len(train) // recipe.batch
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=recipe.weight_decay)
@@ -79,23 +79,12 @@ def fit(
             on_progress(
                 Progress(step, recipe.epochs * per_epoch, epoch, value.item(), losses[-1] if losses else float("nan"))
             )
-        losses.append(validate(averaged.module, val, loss))
+        losses.append(validate(averaged.module.eval()))
         if losses[-1] == min(losses):
             best = copy.deepcopy(averaged.module)
         if len(losses) - losses.index(min(losses)) > recipe.patience:
             break
     return Fitted(best.eval(), tuple(losses))
-
-
-def validate(network: nn.Module, images: ImageSet, loss: LossFunction) -> float:
-    """Return the mean loss over `images` as they are, weighted by batch."""
-    network.eval()
-    total = 0.0
-    with torch.inference_mode():
-        for rows in torch.split(torch.arange(len(images)), 64):
-            batch = images.images[rows].contiguous(memory_format=torch.channels_last)
-            total += loss(network, batch, torch.from_numpy(images.labels)[rows]).item() * len(rows)
-    return total / len(images)
 
 
 def outputs(network: nn.Module, images: Tensor) -> Tensor:

@@ -49,13 +49,17 @@ def brier(scores: Scores, labels: Labels) -> float:
     return float(np.mean((scores - labels) ** 2))
 
 
+def log_loss(scores: Scores, labels: Labels) -> float:
+    """Return the mean negative log likelihood of probabilities."""
+    right = np.where(labels == 1, scores, 1 - scores)
+    return float(-np.log(np.clip(right, 1e-12, 1)).mean())
+
+
 def ece(scores: Scores, labels: Labels) -> float:
     """Return the expected calibration error of probabilities over 15 equal bins."""
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = [
-        abs(float(scores[bins == b].mean() - labels[bins == b].mean())) * float((bins == b).mean()) for b in set(bins)
-    ]
-    return float(sum(gaps))
+    gaps = np.bincount(bins, weights=scores - labels, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(scores))
 
 
 def interval(
@@ -64,10 +68,14 @@ def interval(
     """Return the 95 % bootstrap interval of `metric`: 1,000 times patients are drawn with replacement."""
     rng = np.random.default_rng(seed)
     names, groups = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(groups == g) for g in range(len(names))]
+    order, sizes = np.argsort(groups, kind="stable"), np.bincount(groups)
+    starts = np.cumsum(sizes) - sizes
     values = []
     for _ in range(1000):
-        rows = np.concatenate([members[g] for g in rng.integers(0, len(names), len(names))])
+        drawn = rng.integers(0, len(names), len(names))
+        ends = np.cumsum(sizes[drawn])
+        places = np.arange(ends[-1]) + np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn])
+        rows = order[places]  # every image of every patient drawn
         values.append(metric(scores[rows], labels[rows]))
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -34,12 +34,15 @@ def train_bundle(
     recipe = load_recipe(folder)
     if recipe.about.name != folder.name:
         raise ConfigError(f"{folder}: the recipe's name is {recipe.about.name!r}")
-    torch.set_flush_denormal(True)
-    sets = data.kermany(root, recipe.preprocessing.steps, on_load)
-    if recipe.classifier is not None:
-        _classifier(_Job(folder, root, recipe, sets), recipe.classifier, on_progress)
-    elif recipe.anomaly is not None:
-        _autoencoder(_Job(folder, root, recipe, sets), recipe.anomaly, on_progress)
+    job = _Job(folder, root, recipe, data.kermany(root, recipe.preprocessing.steps, on_load))
+    torch.set_flush_denormal(True)  # tiny activations are slow otherwise; this is a state of the whole process
+    try:
+        if recipe.classifier is not None:
+            _classifier(job, recipe.classifier, on_progress)
+        elif recipe.anomaly is not None:
+            _autoencoder(job, recipe.anomaly, on_progress)
+    finally:
+        torch.set_flush_denormal(False)
     return bundles.load(folder)
 
 

@@ -1,0 +1,49 @@
+"""`dicomnode model`: lists, shows and verifies bundles."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dicomnode.cli.model import app
+
+
+@pytest.fixture
+def config(classifier_folder: Path, tmp_path: Path) -> str:
+    file = tmp_path / "dicomnode.toml"
+    file.write_text(f'[models]\ndirectories = ["{classifier_folder.parent}"]\nactive = ["small_classifier"]\n')
+    return str(file)
+
+
+def test_ls_lists_what_is_active(config: str) -> None:
+    result = CliRunner().invoke(app, ["ls", "--config", config, "--json"])
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert result.exit_code == 0
+    assert rows["small_classifier"]["state"] == "active"
+    assert rows["chest_xray_anomaly"]["state"] == "installed"
+
+
+def test_verify_refuses_a_changed_bundle_with_exit_code_1(classifier_folder: Path, config: str) -> None:
+    assert CliRunner().invoke(app, ["verify", "small_classifier", "-c", config]).exit_code == 0
+    (classifier_folder / "CARD.md").write_text("another card")
+    result = CliRunner().invoke(app, ["verify", str(classifier_folder)])
+    assert result.exit_code == 1
+    assert "REFUSED small_classifier: CARD.md: SHA-256" in result.stdout
+    assert CliRunner().invoke(app, ["ls", "-c", config]).exit_code == 1
+
+
+def test_show_gives_manifest_and_card(config: str) -> None:
+    result = CliRunner().invoke(app, ["show", "small_classifier", "-c", config])
+    assert "class Pneumonia (233604007, SCT), urgent, from 0.5000" in result.stdout
+    assert "a card" in result.stdout
+
+
+def test_an_unknown_bundle_is_named_with_the_known_ones(config: str) -> None:
+    result = CliRunner().invoke(app, ["show", "nothing", "-c", config])
+    assert result.exit_code == 1
+    assert "there is no bundle 'nothing'; known are" in result.stderr
+
+
+def test_the_schema_is_printed() -> None:
+    assert json.loads(CliRunner().invoke(app, ["schema"]).stdout)["title"] == "Manifest"

@@ -1,0 +1,219 @@
+"""From stored values to display values, and every way in which that fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+
+from dicomnode.errors import UnreadableImage, UnsuitableInput
+from dicomnode.inference.codestream import dimensions, with_repaired_scan
+from dicomnode.inference.decode import decode, window
+from dicomnode.inference.manifest import Voi
+
+HEADER = Voi(method="header", low=0, high=100)
+PERCENTILE = Voi(method="percentile", low=10, high=90)
+LIMIT = 10_000_000
+Radiograph = Callable[..., Path]
+
+
+def ramp(dtype: str, low: int, high: int) -> NDArray[Any]:
+    return np.linspace(low, high, 64 * 48).round().astype(dtype).reshape(64, 48)
+
+
+SHOWN = np.linspace(0, 1, 64 * 48).reshape(64, 48)
+
+
+def lut(bits: int, entries: list[int], first: int = 0) -> list[Dataset]:
+    ds = Dataset()
+    ds.LUTDescriptor = [len(entries), first, bits]
+    ds["LUTDescriptor"].VR = "US"
+    ds.LUTData = entries
+    ds["LUTData"].VR = "US"
+    return [ds]
+
+
+CASES: dict[str, tuple[NDArray[Any], dict[str, Any], NDArray[np.float64]]] = {
+    "8 bit": (ramp("uint8", 0, 255), {}, SHOWN),
+    "12 bit": (ramp("uint16", 0, 4095), {"BitsStored": 12, "HighBit": 11}, SHOWN),
+    "16 bit": (ramp("uint16", 0, 65535), {}, SHOWN),
+    "signed": (ramp("int16", -1000, 1000), {}, SHOWN),
+    "MONOCHROME1": (ramp("uint16", 0, 4095), {"PhotometricInterpretation": "MONOCHROME1"}, 1 - SHOWN),
+    "window": (
+        ramp("uint16", 0, 4000),
+        {"WindowCenter": 2000.5, "WindowWidth": 2001},
+        np.clip((SHOWN * 4000 - 1000) / 2000, 0, 1),
+    ),
+    "window of MONOCHROME1": (
+        ramp("uint16", 0, 4000),
+        {"WindowCenter": 2000.5, "WindowWidth": 2001, "PhotometricInterpretation": "MONOCHROME1"},
+        1 - np.clip((SHOWN * 4000 - 1000) / 2000, 0, 1),
+    ),
+    "window in rescaled values": (
+        ramp("int16", 0, 4000),
+        {"WindowCenter": 0.5, "WindowWidth": 2001, "RescaleIntercept": -2000, "RescaleSlope": 1},
+        np.clip((SHOWN * 4000 - 1000) / 2000, 0, 1),
+    ),
+    "first of two windows": (
+        ramp("uint16", 0, 4000),
+        {"WindowCenter": [2000.5, 1], "WindowWidth": [4001, 2]},
+        SHOWN,
+    ),
+    "a window of no width": (ramp("uint16", 0, 4000), {"WindowCenter": 5, "WindowWidth": 0}, SHOWN),
+    "negative slope": (ramp("uint16", 0, 4000), {"RescaleIntercept": 4000, "RescaleSlope": -1}, 1 - SHOWN),
+    "Modality LUT": (
+        ramp("uint8", 0, 3),
+        {"ModalityLUTSequence": lut(16, [0, 10, 20, 30])},
+        ramp("uint8", 0, 3) / 3,
+    ),
+    "VOI LUT": (
+        ramp("uint8", 0, 3),
+        {"VOILUTSequence": lut(12, [0, 4095, 4095, 0]), "WindowCenter": 2, "WindowWidth": 4},
+        np.isin(ramp("uint8", 0, 3), [1, 2]).astype(float),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stored_values_become_display_values(case: str, radiograph: Radiograph) -> None:
+    pixels, attributes, expected = CASES[case]
+    shown = decode(radiograph(pixels=pixels, **attributes), HEADER, LIMIT)
+    assert shown.dtype == np.float32
+    np.testing.assert_allclose(shown, expected, atol=0.003)
+
+
+def test_percentiles_clip_the_ends_whatever_the_window(radiograph: Radiograph) -> None:
+    path = radiograph(pixels=ramp("uint16", 0, 1000), WindowCenter=5, WindowWidth=10)
+    np.testing.assert_allclose(decode(path, PERCENTILE, LIMIT), np.clip((SHOWN - 0.1) / 0.8, 0, 1), atol=0.003)
+
+
+def test_padding_does_not_shift_the_percentiles(radiograph: Radiograph) -> None:
+    pixels = ramp("int16", 0, 1000)
+    pixels[:30] = -32768
+    path = radiograph(pixels=pixels)
+    ds = pydicom.dcmread(path)
+    ds.add_new("PixelPaddingValue", "SS", -32768)
+    ds.save_as(path)
+    shown = decode(path, HEADER, LIMIT)
+    assert (shown[:30] == 0).all()
+    assert shown[30, 0] < 0.01
+    assert shown[50, 0] == pytest.approx((pixels[50, 0] - pixels[30, 0]) / (1000 - pixels[30, 0]), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("function", "width", "expected"),
+    [("LINEAR", 13, 0.625), ("LINEAR_EXACT", 10, 0.6), ("SIGMOID", 10, 1 / (1 + np.exp(-0.4)))],
+)
+def test_windows_follow_the_standard(function: str, width: float, expected: float) -> None:
+    assert window(np.array([[100.0]]), 99, width, function)[0, 0] == pytest.approx(expected)
+
+
+def test_a_constant_image_is_black(radiograph: Radiograph) -> None:
+    assert (decode(radiograph(pixels=np.full((64, 48), 700, "uint16")), HEADER, LIMIT) == 0).all()
+
+
+def jpeg_header(rows: int, columns: int) -> bytes:
+    size = rows.to_bytes(2, "big") + columns.to_bytes(2, "big")
+    return (
+        b"\xff\xd8\xff\xc0\x00\x0b\x08" + size + b"\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00\xff\xd9"
+    )
+
+
+def compressed(radiograph: Radiograph, frame: bytes, syntax: str) -> Path:
+    path = radiograph(pixels=ramp("uint8", 0, 255))
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate([frame])
+    ds["PixelData"].VR = "OB"
+    ds["PixelData"].is_undefined_length = True
+    ds.save_as(path)
+    return path
+
+
+FAULTS: dict[str, tuple[Callable[[Radiograph], Path], str]] = {
+    "more pixels than allowed": (lambda r: r(Rows=60000, Columns=60000), "3600000000 pixels are more than"),
+    "fewer bytes than claimed": (lambda r: r(Rows=2000, Columns=2000), "8000000 bytes of pixels expected"),
+    "no rows": (lambda r: r(Rows=0), "Rows, Columns and Bits Allocated are"),
+    "no Pixel Data": (lambda r: r(pixels=np.zeros((4, 4), "uint8"), PixelData=None), "there is no Pixel Data"),
+    "no image at all": (lambda r: r(Rows=None, Columns=None, PixelData=None), "Rows, Columns and Bits Allocated are"),
+    "codestream of other dimensions": (
+        lambda r: compressed(r, jpeg_header(40000, 40000), JPEGBaseline8Bit),
+        r"the codestream is \(40000, 40000\), the header says \(64, 48\)",
+    ),
+    "truncated JPEG": (lambda r: compressed(r, jpeg_header(64, 48), JPEGBaseline8Bit), "cannot be decoded"),
+    "no JPEG 2000": (lambda r: compressed(r, b"nonsense", JPEG2000Lossless), "cannot be decoded"),
+    "broken RLE": (lambda r: compressed(r, b"\x01" + b"\xff" * 90, RLELossless), "cannot be decoded"),
+    "unknown transfer syntax": (
+        lambda r: compressed(r, b"\0" * 64, "1.2.840.10008.1.2.4.94"),
+        "cannot be decoded",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_fault_is_an_unreadable_image_with_its_reason(case: str, radiograph: Radiograph) -> None:
+    write, expected = FAULTS[case]
+    with pytest.raises(UnreadableImage, match=expected):
+        decode(write(radiograph), HEADER, LIMIT)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\0" * 4000])
+def test_a_file_that_is_no_dicom_is_an_unreadable_image(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage):
+        decode(path, HEADER, LIMIT)
+
+
+def test_a_missing_file_is_an_unreadable_image(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match="FileNotFoundError"):
+        decode(tmp_path / "gone", HEADER, LIMIT)
+
+
+def test_a_palette_is_no_grey_image(radiograph: Radiograph) -> None:
+    with pytest.raises(UnsuitableInput, match="PALETTE COLOR is not a grey image"):
+        decode(radiograph(PhotometricInterpretation="PALETTE COLOR"), HEADER, LIMIT)
+
+
+def test_a_codestream_tells_its_dimensions() -> None:
+    siz = b"\xff\x4f\xff\x51\x00\x29\x00\x00" + b"".join(n.to_bytes(4, "big") for n in (300, 220, 100, 20))
+    assert dimensions(jpeg_header(64, 48)) == (64, 48)
+    assert dimensions(siz) == (200, 200)
+    assert dimensions(b"nonsense") is None
+    assert dimensions(b"") is None
+
+
+def test_a_scan_header_without_its_end_is_repaired() -> None:
+    good = jpeg_header(64, 48)
+    bad = good.replace(b"\x00\x3f\x00\x00\xff\xd9", b"\x00\x00\x00\x00\xff\xd9")
+    assert bad != good
+    assert with_repaired_scan(bad) == good
+    assert with_repaired_scan(good) == good
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore")
+def test_no_real_file_makes_decoding_raise_anything_else() -> None:
+    folder = Path(__file__).resolve().parents[3] / "shared/data/dicom/files"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    decoded = 0
+    for path in sorted(folder.rglob("*"))[::5]:
+        if not path.is_file():
+            continue
+        try:
+            shown = decode(path, HEADER, 2_000_000)
+        except (UnreadableImage, UnsuitableInput):
+            continue
+        assert np.isfinite(shown).all()
+        assert shown.min() >= 0
+        assert shown.max() <= 1
+        decoded += 1
+    assert decoded > 10
