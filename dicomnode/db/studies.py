@@ -206,6 +206,14 @@ def members(session: Session, version_id: int) -> list[tuple[SOPInstance, Series
     return [(instance, series) for instance, series in session.execute(query)]
 
 
+def received_count(session: Session, study_id: int) -> int:
+    """Return how many instances a study has now."""
+    query = (
+        select(func.count()).select_from(SOPInstance).where(SOPInstance.study_id == study_id, SOPInstance.is_current)
+    )
+    return session.execute(query).scalar_one()
+
+
 def version(session: Session, version_id: int) -> StudyVersion:
     """Return a version as its row stands now."""
     return session.get_one(StudyVersion, version_id)
