@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(BIN)/dicomnode demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest
 
 test-all: $(INSTALLED)
 	DICOMNODE_TEST_REQUIRE_PEERS=1 $(BIN)/pytest

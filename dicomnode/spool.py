@@ -70,6 +70,11 @@ def instance_name(study_instance_uid: str, sop_instance_uid: str, digest: str) -
     return f"{INSTANCES}/{study[:2]}/{study}/{instance}.dcm"
 
 
+def quarantine_name(digest: str, *command: str) -> str:
+    """Return the name of an object that cannot be understood, by its bytes and what the command said of it."""
+    return f"{QUARANTINE}/{hashlib.sha256(chr(0).join((digest, *command)).encode()).hexdigest()[:40]}.dcm"
+
+
 def sweep_staging(root: Path, older_than_s: float, now: float) -> int:
     """Remove staged files whose last change lies `older_than_s` before `now` (epoch seconds); return how many."""
     removed = 0

@@ -60,7 +60,9 @@ class Reception:
             if studies.is_own_evidence(session, header.sop_instance_uid) or studies.is_known(session, header, sha256):
                 log.info("instance known already", sop_instance_uid=header.sop_instance_uid)
                 return
-        name = spool.instance_name(header.study_instance_uid, header.sop_instance_uid, sha256)
+        name = spool.instance_name(
+            header.study_instance_uid, header.sop_instance_uid, sha256 + request.transfer_syntax_uid
+        )
         size = self._write(request, name)
         file = studies.StoredFile(name, size, sha256)
         sender = studies.Sender(request.calling_ae_title, request.calling_address)
@@ -80,9 +82,7 @@ class Reception:
         raise DatabaseUnavailable(f"{RACES} attempts to add {header.sop_instance_uid} met another receiver")
 
     def _write(self, request: StoreRequest, name: str) -> int:
-        header = file_header(
-            request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, request.calling_ae_title
-        )
+        header = file_header(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid)
         staged = spool.stage(self._root, (header, request.dataset))
         spool.keep(self._root, staged, name)
         return len(header) + len(request.dataset)
@@ -90,7 +90,7 @@ class Reception:
     def _quarantine(self, request: StoreRequest, status: Status, reason: str) -> StoreAnswer:
         """Keep an object that cannot be understood, with its reason, and return the refusal."""
         sha256 = hashlib.sha256(request.dataset).hexdigest()
-        name = f"{spool.QUARANTINE}/{sha256[:40]}.dcm"
+        name = spool.quarantine_name(sha256, request.sop_instance_uid, request.transfer_syntax_uid)
         size = self._write(request, name)
         with self._database.write() as session:
             quarantine.add(

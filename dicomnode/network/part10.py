@@ -15,8 +15,8 @@ IMPLEMENTATION_CLASS_UID = derived_uid("implementation class", "dicomnode", 1)
 IMPLEMENTATION_VERSION_NAME = f"DICOMNODE {__version__}"[:16]
 
 
-def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
-    """Return what stands before the data set in a file."""
+def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return what stands before the data set in a file: the same for the same object, whoever sends it."""
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
@@ -24,7 +24,6 @@ def file_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: 
     meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = source_ae_title
     buffer = DicomBytesIO()
     write_file_meta_info(buffer, meta, enforce_standard=True)
     return b"\x00" * 128 + b"DICM" + buffer.getvalue()

@@ -69,7 +69,7 @@ def test_acknowledged_instance_has_a_file_with_its_bytes_and_a_row(node, databas
     assert node.send(image) == [Status.SUCCESS]
     (row,) = rows(database, SOPInstance)
     assert (node.root / row.path).read_bytes().endswith(bytes(_request(image).dataset))
-    assert pydicom.dcmread(node.root / row.path).file_meta.SourceApplicationEntityTitle == "XRAY"
+    assert pydicom.dcmread(node.root / row.path).file_meta.MediaStorageSOPInstanceUID == image.SOPInstanceUID
     assert (node.root / row.path).stat().st_size == row.size_bytes
     assert row.calling_ae_title == "XRAY"
     assert [v.state for v in rows(database, StudyVersion)] == [State.RECEIVING]

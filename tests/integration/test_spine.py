@@ -1,6 +1,8 @@
 """The whole way: a study goes in by C-STORE, its report arrives in a PACS. The node is a real process."""
 
 import os
+import subprocess
+import sys
 
 import highdicom.sr
 import pytest
@@ -124,6 +126,22 @@ def test_dead_pacs_loses_nothing_and_delays_no_other(tmp_path):
             a.start()
             hospital.wait(image, State.DONE)
             assert len(accepted(a, image)) == len(accepted(b, image)) == 1
+
+
+@pytest.mark.postgresql
+def test_node_on_postgresql_loses_no_work_of_a_killed_worker(tmp_path, postgresql_url):
+    with DemoPACS(tmp_path / "pacs") as pacs:
+        hospital = Hospital(tmp_path / "node", {"pacs": pacs}, database_url=postgresql_url)
+        upgrade = [sys.executable, "-m", "dicomnode", "db", "upgrade", "--config", str(hospital.node.file)]
+        subprocess.run(upgrade, check=True, capture_output=True)
+        with hospital.node:
+            images = [chest(300 + i) for i in range(6)]
+            hospital.send(*images)
+            wait_for(lambda: any(hospital.versions(i)[0][1] is State.ANALYZING for i in images), 30)
+            hospital.node.kill("analyze")
+            for image in images:
+                assert hospital.wait(image, State.DONE) is State.DONE
+                assert len(accepted(pacs, image)) == 1
 
 
 def test_sigterm_ends_every_process(tmp_path):

@@ -1,6 +1,6 @@
 """Every coded concept that the node or a bundle writes is a code, not an invention."""
 
-import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from dicomnode.domain import codes
 from dicomnode.domain.codes import is_snomed_identifier, processing_summary
 from dicomnode.domain.findings import AnomalyFinding, BundleIdentity, BundleResult, Code, Finding, Priority
 
-MANIFESTS = sorted((Path(__file__).parents[2] / "models").glob("*/manifest.json"))
+MANIFESTS = sorted((Path(__file__).parents[2] / "models").glob("*/bundle.toml"))
 OWN = {
     **{name: value for name, value in vars(codes).items() if isinstance(value, Code)},
     **{f"PRIORITY_VALUES.{priority}": code for priority, code in codes.PRIORITY_VALUES.items()},
@@ -51,9 +51,9 @@ def test_code_fits_its_attributes(code: Code) -> None:
     assert 0 < len(code.meaning) <= 64
 
 
-@pytest.mark.skipif(not MANIFESTS, reason="models/ has no bundle")
 def test_snomed_codes_of_the_bundles_pass_the_check_digit() -> None:
-    found = [code for path in MANIFESTS for code in coded(json.loads(path.read_text(encoding="utf-8")))]
+    assert MANIFESTS
+    found = [code for path in MANIFESTS for code in coded(tomllib.loads(path.read_text(encoding="utf-8")))]
 
     assert [code for code in found if code.scheme == "SCT" and not is_snomed_identifier(code.value)] == []
 
