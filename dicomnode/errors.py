@@ -39,6 +39,10 @@ class SpoolFull(Transient):
     """The free space of the spool's file system is below the watermark."""
 
 
+class SpoolFileMissing(Transient):
+    """A received file is not where its row says."""
+
+
 class DatabaseUnavailable(Transient):
     """The database did not answer."""
 

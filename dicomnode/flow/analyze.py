@@ -11,7 +11,7 @@ from dicomnode.db import results, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import BundleResult, study_priority
 from dicomnode.domain.lifecycle import Event, State
-from dicomnode.errors import Permanent
+from dicomnode.errors import Permanent, SpoolFileMissing
 from dicomnode.inference.predict import Analyzer
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
@@ -43,12 +43,13 @@ class Analysis:
     def analyze(self, version_id: int) -> bool:
         """Analyze a version; return whether there is something to report.
 
-        A version that another has finished or replaced is left alone. Raises `Permanent` when it was tried too often:
-        each time the process that analyzed it died.
+        A version that another has finished or replaced is left alone. Raises `Permanent` when it was tried too often
+        (each time the process that analyzed it died), `SpoolFileMissing` where a received file is gone.
         """
         instances = self._start(version_id)
         if instances is None:
             return self._is_reporting(version_id)
+        _require_files(instances)
         began = time.monotonic()
         found = self._analyzer.analyze(instances)
         seconds = time.monotonic() - began
@@ -97,6 +98,12 @@ class Analysis:
     def _why_none(self, found: tuple[BundleResult, ...]) -> str:
         reasons = [f"{result.bundle.name}: {result.not_applicable}" for result in found]
         return "; ".join([*reasons, *self._refused]) or "no bundle is active; see models.active"
+
+
+def _require_files(instances: list[SourceInstance]) -> None:
+    missing = [instance.path for instance in instances if not instance.path.is_file()]
+    if missing:
+        raise SpoolFileMissing(f"{len(missing)} of {len(instances)} received files are gone, the first: {missing[0]}")
 
 
 def give_up(database: Database, version_id: int, reason: str) -> None:

@@ -6,7 +6,9 @@ import sys
 
 import highdicom.sr
 import pytest
+from sqlalchemy import select
 
+from dicomnode.db.tables import SOPInstance
 from dicomnode.demo.pacs import DemoPACS
 from dicomnode.domain.findings import findings_digest
 from dicomnode.domain.lifecycle import DeliveryState, State
@@ -59,6 +61,20 @@ def test_ct_is_skipped_with_the_reason_in_words(hospital, pacs):
     ((_, _, reason),) = hospital.versions(image)
     assert "CT" in reason
     assert accepted(pacs, image) == []
+
+
+def test_missing_file_is_a_failure_and_never_not_applicable(hospital):
+    image = chest(6)
+    hospital.send(image)
+    wait_for(lambda: hospital.versions(image))
+    with hospital.node.database.read() as session:
+        (path,) = session.scalars(
+            select(SOPInstance.path).where(SOPInstance.sop_instance_uid == str(image.SOPInstanceUID))
+        )
+    (hospital.node.settings.node.data_dir / path).unlink()
+    assert hospital.wait(image, State.FAILED, State.SKIPPED, State.DONE) is State.FAILED
+    ((_, _, reason),) = hospital.versions(image)
+    assert "SpoolFileMissing: 1 of 1 received files are gone" in reason
 
 
 def test_late_image_makes_version_two_whose_report_names_its_predecessor(hospital, pacs):
