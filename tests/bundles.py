@@ -15,6 +15,7 @@ from dicomnode.inference.networks import build
 from dicomnode.inference.preprocess import Resize, prepare
 from dicomnode.training import writer
 
+torch.set_num_threads(1)  # networks this small only wait for a second thread
 SIDE = 32
 STEPS = (Resize(step="resize", rows=SIDE, columns=SIDE),)
 PNEUMONIA = {"value": "233604007", "scheme": "SCT", "meaning": "Pneumonia"}

@@ -1,5 +1,6 @@
 """Fixtures of the unit tests. What needs torch is imported where it is used: most tests do without."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,20 +25,27 @@ def small_manifest() -> Callable[[str, str], dict[str, Any]]:
     return manifest_values
 
 
-@pytest.fixture
-def classifier_folder(
-    make_bundle: Callable[[dict[str, Any]], Path], small_manifest: Callable[[str, str], dict[str, Any]]
-) -> Path:
-    """A bundle of kind classifier."""
-    return make_bundle(small_manifest("small_classifier", "classifier"))
+@pytest.fixture(scope="session")
+def written_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one small bundle of each kind, to be copied."""
+    from tests.bundles import manifest_values, write_bundle
+
+    folder = tmp_path_factory.mktemp("written")
+    for kind in ("classifier", "anomaly"):
+        write_bundle(folder / f"small_{kind}", manifest_values(f"small_{kind}", kind))
+    return folder
 
 
 @pytest.fixture
-def anomaly_folder(
-    make_bundle: Callable[[dict[str, Any]], Path], small_manifest: Callable[[str, str], dict[str, Any]]
-) -> Path:
-    """A bundle of kind anomaly."""
-    return make_bundle(small_manifest("small_anomaly", "anomaly"))
+def classifier_folder(written_bundles: Path, tmp_path: Path) -> Path:
+    """A bundle of kind classifier, to be changed at will."""
+    return shutil.copytree(written_bundles / "small_classifier", tmp_path / "models/small_classifier")
+
+
+@pytest.fixture
+def anomaly_folder(written_bundles: Path, tmp_path: Path) -> Path:
+    """A bundle of kind anomaly, to be changed at will."""
+    return shutil.copytree(written_bundles / "small_anomaly", tmp_path / "models/small_anomaly")
 
 
 @pytest.fixture
