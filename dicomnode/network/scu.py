@@ -206,7 +206,11 @@ def _associate(
     if isinstance(answer, A_ASSOCIATE):
         raise PeerRefused(f"{_name(peer)} accepts none of the proposed SOP Classes and transfer syntaxes")
     waited = time.perf_counter() - began
-    raise PeerUnavailable(f"{_name(peer)} could not be reached or did not answer within {waited:.1f} s")
+    if waited < min(settings.connect_timeout_s, settings.network_timeout_s):
+        raise PeerUnavailable(
+            f"{_name(peer)} cannot be reached, or closed the connection: is it running, is the port right?"
+        )
+    raise PeerUnavailable(f"{_name(peer)} did not answer within {waited:.0f} s")
 
 
 def _name(peer: PeerSettings) -> str:

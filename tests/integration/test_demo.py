@@ -69,7 +69,7 @@ def test_a_stopped_pacs_makes_deliveries_wait_with_their_reason(outage):
     _, said, words = outage
     assert said["outage"]["waiting"] >= 2
     assert said["outage"]["attempts"] > said["outage"]["waiting"]
-    assert all("could not be reached" in reason for reason in said["outage"]["reasons"])
+    assert all("cannot be reached" in reason for reason in said["outage"]["reasons"])
     assert "waiting, tried once: DEMO_PACS at 127.0.0.1:" in words
     assert max(line["attempts"] for line in reports(said)) >= 3
 

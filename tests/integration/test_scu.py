@@ -116,7 +116,7 @@ def free_port() -> int:
 
 def test_a_peer_that_is_down_is_unavailable_with_its_address():
     port = free_port()
-    with pytest.raises(PeerUnavailable, match=f"PACS at 127.0.0.1:{port} could not be reached"):
+    with pytest.raises(PeerUnavailable, match=f"PACS at 127.0.0.1:{port} cannot be reached"):
         echo(PeerSettings(ae_title="PACS", host="127.0.0.1", port=port), "DICOMNODE", SETTINGS)
 
 
