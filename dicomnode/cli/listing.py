@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+SHORT, WIDE = 20, 200  # characters: a column that is never broken, a table for a file
 Cell = str | int | float | bool | None | datetime
 
 Config = Annotated[
@@ -27,22 +29,31 @@ def show_rows(rows: Sequence[Mapping[str, Cell]], *, as_json: bool, title: str) 
     if not rows:
         typer.echo(f"{title}: none")
         return
-    table = Table(title=title, title_justify="left")
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), overflow="fold")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    filled = [key for key in rows[0] if any(row[key] not in (None, "") for row in rows)]
+    for key in filled:
+        is_short = all(len(_text(row[key])) <= SHORT for row in rows)
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=is_short)
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
-    Console().print(table, markup=False)
+        table.add_row(*(_text(row[key]) for key in filled))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(table, markup=False)
 
 
 def print_json(value: object) -> None:
     """Print JSON; moments in ISO 8601."""
-    typer.echo(json.dumps(value, default=_text, indent=2))
+    typer.echo(json.dumps(value, default=_json, indent=2))
+
+
+def _json(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return value.isoformat(timespec="seconds")
+        return f"{value:%Y-%m-%d %H:%M:%SZ}"
     return str(value)

@@ -1,12 +1,12 @@
 """`dicomnode model`: which bundles are there, what they say of themselves, and whether they can be trusted."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicomnode import config
+from dicomnode.cli.listing import AsJson, Config, print_json, show_rows
 from dicomnode.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:
@@ -14,20 +14,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Model bundles: list, show, verify.")
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="dicomnode.toml")]
-AsJson = Annotated[bool, typer.Option("--json", help="machine readable")]
 Row = dict[str, str]
 
 
 @app.command("ls")
 def list_bundles(config_file: Config = None, as_json: AsJson = False) -> None:
     """List the bundles that this installation finds; a refused one with its reason (exit code 1)."""
-    active = _settings(config_file).models.active
+    active = config.load(config_file).models.active
     rows = [_row(name, folder, active) for name, folder in _found(config_file).items()]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-    else:
-        _print_table(rows)
+    shown = rows if as_json else [row | {"weights": row["weights"][:12]} for row in rows]
+    show_rows(shown, as_json=as_json, title="model bundles")
     if any(row["reason"] for row in rows):
         raise typer.Exit(1)
 
@@ -38,12 +34,9 @@ def show(name: str, config_file: Config = None, as_json: AsJson = False) -> None
     from dicomnode.inference.bundle import read_manifest
 
     folder = _folder(name, config_file)
-    try:
-        manifest, digest = read_manifest(folder)
-    except BundleError as exc:
-        _fail(str(exc))
+    manifest, digest = read_manifest(folder)
     if as_json:
-        typer.echo(json.dumps({"digest": digest, **manifest.model_dump(mode="json", exclude_none=True)}, indent=1))
+        print_json({"digest": digest, **manifest.model_dump(mode="json", exclude_none=True)})
         return
     typer.echo("\n".join(_lines(manifest, digest)))
     card = folder / "CARD.md"
@@ -61,7 +54,7 @@ def verify(
     found = {name: _folder(name, config_file)} if name else _found(config_file)
     rows = [_row(bundle, folder, ()) for bundle, folder in found.items()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
     else:
         for row in rows:
             typer.echo(f"REFUSED {row['reason']}" if row["reason"] else f"ok {row['name']} {row['version']}")
@@ -74,20 +67,13 @@ def schema() -> None:
     """Print the JSON Schema of a bundle's manifest."""
     from dicomnode.inference.manifest import Manifest
 
-    typer.echo(json.dumps(Manifest.model_json_schema(), indent=1))
-
-
-def _settings(config_file: Path | None) -> config.Settings:
-    try:
-        return config.load(config_file)
-    except ConfigError as exc:
-        _fail(str(exc))
+    print_json(Manifest.model_json_schema())
 
 
 def _found(config_file: Path | None) -> dict[str, Path]:
-    from dicomnode.inference.bundle import builtin_directory, find
+    from dicomnode.inference.bundle import installed
 
-    return find([*_settings(config_file).models.directories, builtin_directory()])
+    return installed(config.load(config_file).models.directories)
 
 
 def _folder(name: str, config_file: Path | None) -> Path:
@@ -95,14 +81,14 @@ def _folder(name: str, config_file: Path | None) -> Path:
         return Path(name).resolve()
     found = _found(config_file)
     if name not in found:
-        _fail(f"there is no bundle {name!r}; known are {', '.join(sorted(found)) or 'none'}")
+        raise ConfigError(f"there is no bundle {name!r}; known are {', '.join(sorted(found)) or 'none'}")
     return found[name]
 
 
 def _row(name: str, folder: Path, active: tuple[str, ...]) -> Row:
     from dicomnode.inference.bundle import load
 
-    row = {"name": name, "folder": str(folder), "version": "", "kind": "", "weights": "", "reason": ""}
+    row = {"name": name, "version": "", "kind": "", "state": "", "weights": "", "reason": "", "folder": str(folder)}
     try:
         identity = load(folder).identity
     except BundleError as exc:
@@ -114,16 +100,6 @@ def _row(name: str, folder: Path, active: tuple[str, ...]) -> Row:
         "weights": identity.weights_digest,
         "state": "active" if name in active else "installed",
     }
-
-
-def _print_table(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("name", "version", "kind", "state", "weights", "reason", box=None)
-    for row in rows:
-        table.add_row(row["name"], row["version"], row["kind"], row["state"], row["weights"][:12], row["reason"])
-    Console().print(table)
 
 
 def _lines(manifest: "Manifest", digest: str) -> list[str]:
@@ -143,8 +119,3 @@ def _lines(manifest: "Manifest", digest: str) -> list[str]:
     if manifest.anomaly is not None:
         lines.append(f"{manifest.anomaly.score_name}: unusual above {manifest.anomaly.threshold:.4f}")
     return lines
-
-
-def _fail(reason: str) -> NoReturn:
-    typer.echo(reason, err=True)
-    raise typer.Exit(1)

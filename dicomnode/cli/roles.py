@@ -151,7 +151,7 @@ def load_bundles(settings: Settings) -> "tuple[list[Bundle], tuple[str, ...]]":
     """
     from dicomnode.inference import bundle as bundles
 
-    found = bundles.find([bundles.builtin_directory(), *settings.models.directories])
+    found = bundles.installed(settings.models.directories)
     loaded, refused = [], []
     for name in settings.models.active:
         try:

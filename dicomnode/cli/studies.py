@@ -94,14 +94,11 @@ def show(
     from dicomnode.db import studies
 
     with _database(config_file) as database, database.read() as session:
-        found = (
-            [(v, studies.study_of(session, v)) for v in [studies.version(session, int(study))]]
-            if study.isdigit()
-            else studies.versions_of(session, study)
-        )
-        if not found:
+        found = studies.version_or_none(session, int(study)) if study.isdigit() else None
+        versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
+        if not versions:
             raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
-        shown = [_version(session, version) for version, _ in found]
+        shown = [_version(session, version) for version in versions]
     if as_json:
         print_json(shown)
         return

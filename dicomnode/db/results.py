@@ -53,7 +53,7 @@ def add_results(
     session: Session,
     version_id: int,
     results: tuple[BundleResult, ...],
-    priority: Priority,
+    priority: Priority | None,
     at: datetime,
     seconds: float,
 ) -> None:

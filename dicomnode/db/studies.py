@@ -219,6 +219,11 @@ def version(session: Session, version_id: int) -> StudyVersion:
     return session.get_one(StudyVersion, version_id)
 
 
+def version_or_none(session: Session, version_id: int) -> StudyVersion | None:
+    """Return a version, `None` where there is no such row."""
+    return session.get(StudyVersion, version_id)
+
+
 def study_of(session: Session, version: StudyVersion) -> Study:
     """Return the study of a version."""
     return session.get_one(Study, version.study_id)

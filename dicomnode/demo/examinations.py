@@ -67,7 +67,7 @@ def _synthetic(models: ModelSettings) -> list[Picture]:
     """Return radiographs of nobody. Loads torch."""
     from dicomnode.inference import bundle, synthesis  # noqa: PLC0415  only a demo without --images pays for torch
 
-    found = bundle.find([bundle.builtin_directory(), *models.directories])
+    found = bundle.installed(models.directories)
     try:
         if DECODER not in found:
             raise BundleError(f"there is no bundle {DECODER}")

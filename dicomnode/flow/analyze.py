@@ -82,7 +82,7 @@ class Analysis:
 
     def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float) -> bool:
         applicable = any(not result.not_applicable for result in found)
-        priority = study_priority(found)
+        priority = study_priority(found) if applicable else None
         with self._database.write() as session:
             moment = now(session)
             event = Event.ANALYZED if applicable else Event.NO_MODEL
@@ -92,7 +92,7 @@ class Analysis:
             results.add_results(session, version_id, found, priority, moment, seconds)
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
-        log.info("study analyzed", version=version_id, applicable=applicable, priority=str(priority), seconds=seconds)
+        log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)
         return applicable
 
     def _why_none(self, found: tuple[BundleResult, ...]) -> str:

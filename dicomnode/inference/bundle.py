@@ -63,6 +63,11 @@ def builtin_directory() -> Path:
     return packed if packed.is_dir() else package.parent / "models"
 
 
+def installed(directories: Sequence[Path]) -> dict[str, Path]:
+    """Return the bundles of a site's own `directories` and ours by name; the site's go first."""
+    return find([*directories, builtin_directory()])
+
+
 def find(directories: Sequence[Path]) -> dict[str, Path]:
     """Return the bundles in `directories` by name; where two have the same name the first directory wins."""
     found: dict[str, Path] = {}

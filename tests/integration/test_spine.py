@@ -8,6 +8,7 @@ import highdicom.sr
 import pytest
 from sqlalchemy import select
 
+from dicomnode.db import studies
 from dicomnode.db.tables import SOPInstance
 from dicomnode.demo.pacs import DemoPACS
 from dicomnode.domain.findings import findings_digest
@@ -60,6 +61,8 @@ def test_ct_is_skipped_with_the_reason_in_words(hospital, pacs):
     assert hospital.wait(image, State.SKIPPED, State.DONE) is State.SKIPPED
     ((_, _, reason),) = hospital.versions(image)
     assert "CT" in reason
+    with hospital.node.database.read() as session:
+        assert studies.version(session, hospital.version_id(image)).priority is None
     assert accepted(pacs, image) == []
 
 

@@ -42,7 +42,7 @@ def test_show_gives_manifest_and_card(config: str) -> None:
 def test_an_unknown_bundle_is_named_with_the_known_ones(config: str) -> None:
     result = CliRunner().invoke(app, ["show", "nothing", "-c", config])
     assert result.exit_code == 1
-    assert "there is no bundle 'nothing'; known are" in result.stderr
+    assert "there is no bundle 'nothing'; known are" in str(result.exception)
 
 
 def test_the_schema_is_printed() -> None:
