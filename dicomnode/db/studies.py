@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, insert, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, insert, literal, select, update
+from sqlalchemy.orm import Session, aliased
 
 from dicomnode.db import audit
 from dicomnode.db.session import changed_rows
@@ -96,6 +96,7 @@ def add_instance(session: Session, header: InstanceHeader, file: StoredFile, sen
 
 def advance(session: Session, version_id: int, event: Event, at: datetime, reason: str = "") -> State | None:
     """Move a version by `event` and return its new state, `None` where it stood elsewhere (another won)."""
+    lock(session, version_id)
     for before in sources(event):
         after = TRANSITIONS[before, event]
         changed = changed_rows(
@@ -110,20 +111,23 @@ def advance(session: Session, version_id: int, event: Event, at: datetime, reaso
     return None
 
 
+def lock(session: Session, version_id: int) -> None:
+    """Let no other transaction decide over the versions of this version's study until this one ends; receiving goes on.
+
+    What a version may do depends on other versions and on deliveries, which a compare-and-set does not see.
+    """
+    study_id = select(StudyVersion.study_id).where(StudyVersion.id == version_id).scalar_subquery()
+    session.execute(select(Study.id).where(Study.id == study_id).with_for_update(key_share=True))
+
+
 def quiet_versions(session: Session, before: datetime, limit: int = 200) -> list[StudyVersion]:
     """Return receiving versions without an instance since `before`, oldest first.
 
     A version waits while an older one of its study is analyzed or reported, so that its report can name that one.
     """
-    busy = (
-        select(literal(1))
-        .select_from(older := StudyVersion.__table__.alias("older"))
-        .where(older.c.study_id == StudyVersion.study_id, older.c.state.in_([State.ANALYZING, State.REPORTING]))
-        .exists()
-    )
     query = (
         select(StudyVersion)
-        .where(StudyVersion.state == State.RECEIVING, StudyVersion.last_instance_at <= before, ~busy)
+        .where(StudyVersion.state == State.RECEIVING, StudyVersion.last_instance_at <= before, ~_sibling_is_busy())
         .order_by(StudyVersion.last_instance_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -131,11 +135,23 @@ def quiet_versions(session: Session, before: datetime, limit: int = 200) -> list
     return list(session.scalars(query))
 
 
+def _sibling_is_busy() -> ColumnElement[bool]:
+    sibling = aliased(StudyVersion)
+    return (
+        select(literal(1))
+        .where(sibling.study_id == StudyVersion.study_id, sibling.state.in_([State.ANALYZING, State.REPORTING]))
+        .correlate(StudyVersion)
+        .exists()
+    )
+
+
 def close(session: Session, version: StudyVersion, at: datetime, reason: str) -> bool:
     """Freeze the membership of a receiving version and queue it; older versions that rest become SUPERSEDED.
 
-    Returns `False` where an instance arrived since `version` was read, or another closed it.
+    Returns `False` where an instance arrived since `version` was read, another closed it, or an older version is being
+    analyzed or reported.
     """
+    lock(session, version.id)
     changed = changed_rows(
         session,
         update(StudyVersion)
@@ -143,6 +159,7 @@ def close(session: Session, version: StudyVersion, at: datetime, reason: str) ->
             StudyVersion.id == version.id,
             StudyVersion.state == State.RECEIVING,
             StudyVersion.last_instance_at == version.last_instance_at,
+            ~_sibling_is_busy(),
         )
         .values(closed_at=at),
     )

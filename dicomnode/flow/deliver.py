@@ -98,7 +98,11 @@ def back_off(settings: Settings, attempts: int) -> timedelta:
 
 
 def finish_version(session: Session, version_id: int, moment: datetime) -> None:
-    """Move a version on when all its deliveries are settled, one way or the other."""
+    """Move a version on when all its deliveries are settled, one way or the other.
+
+    The study is locked first: of two deliveries that settle at once the later one must see the other.
+    """
+    studies.lock(session, version_id)
     counts = results.delivery_counts(session, version_id)
     if counts.get(DeliveryState.DUE) or counts.get(DeliveryState.WAITING):
         return
