@@ -69,7 +69,7 @@ class StudySettings(Table):
     """When a study is complete."""
 
     quiet_period_s: Seconds = Field(default=30, description="no instance for so long closes the study")
-    sweep_interval_s: float = Field(default=1.0, gt=0, le=60)
+    sweep_interval_s: float = Field(default=0.5, gt=0, le=60)
 
 
 class ModelSettings(Table):

@@ -1,4 +1,4 @@
-"""Sweep: once a second, what time has made due is found in the rows and put on the engine's queues."""
+"""Sweep: twice a second, what time has made due is found in the rows and put on the engine's queues."""
 
 import threading
 from pathlib import Path

@@ -15,6 +15,8 @@ from dicomnode.domain.findings import findings_digest
 from dicomnode.domain.lifecycle import DeliveryState, State
 from tests.hospital import SUMMARY, Hospital, accepted, chest, ct, stored, wait_for
 
+BEFORE_DELIVERY = (State.RECEIVING, State.QUEUED, State.ANALYZING, State.REPORTING)
+
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory):
@@ -113,7 +115,7 @@ def test_same_input_twice_gives_the_same_findings_and_uids(hospital, pacs, tmp_p
 def test_killed_worker_leaves_one_report_a_study(hospital, pacs):
     images = [chest(100 + i) for i in range(12)]
     hospital.send(*images)
-    wait_for(lambda: any(hospital.versions(i)[0][1] is State.ANALYZING for i in images), 30, hospital.node.log_tail)
+    wait_for(lambda: _has_left(hospital, images, State.RECEIVING, State.QUEUED), 30, hospital.node.log_tail)
     killed = hospital.node.kill("analyze")
     for image in images:
         hospital.wait(image, State.DONE)
@@ -125,7 +127,7 @@ def test_killed_worker_leaves_one_report_a_study(hospital, pacs):
 def test_killed_deliverer_is_replaced_and_what_it_left_is_sent(hospital, pacs):
     images = [chest(200 + i) for i in range(4)]
     hospital.send(*images)
-    wait_for(lambda: any(hospital.versions(i)[0][1] is State.DELIVERING for i in images), 30, hospital.node.log_tail)
+    wait_for(lambda: _has_left(hospital, images, *BEFORE_DELIVERY), 30, hospital.node.log_tail)
     hospital.node.kill("deliver")
     for image in images:
         hospital.wait(image, State.DONE)
@@ -156,7 +158,7 @@ def test_node_on_postgresql_loses_no_work_of_a_killed_worker(tmp_path, postgresq
         with hospital.node:
             images = [chest(300 + i) for i in range(6)]
             hospital.send(*images)
-            wait_for(lambda: any(hospital.versions(i)[0][1] is State.ANALYZING for i in images), 30)
+            wait_for(lambda: _has_left(hospital, images, State.RECEIVING, State.QUEUED), 30, hospital.node.log_tail)
             hospital.node.kill("analyze")
             for image in images:
                 assert hospital.wait(image, State.DONE) is State.DONE
@@ -180,6 +182,11 @@ def test_roles_end_when_their_supervisor_is_killed(tmp_path):
     hospital.node.kill_all()
     wait_for(lambda: not [pid for pid in pids if _is_alive(pid)], 40)
     hospital.node.database.close()
+
+
+def _has_left(hospital, images, *states):
+    """Whether the first study is further than `states`, while the others are on their way."""
+    return any(hospital.versions(image)[0][1] not in states for image in images)
 
 
 def _waiting(hospital, image, destination, attempts):
