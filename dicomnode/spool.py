@@ -9,6 +9,7 @@ No name comes from a peer unchecked: a received file is named by SHA-256. The fi
 store when several hosts must share files.
 """
 
+import functools
 import hashlib
 import os
 import shutil
@@ -52,8 +53,8 @@ def keep(root: Path, staged: Path, name: str) -> None:
     """Rename a staged file to `name` (relative to the spool) and make the name durable (directory fsync)."""
     target = root / name
     if not target.parent.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _fsync_directory(target.parent.parent)
+        _make_durable.cache_clear()
+    _make_durable(root, target.parent)
     staged.rename(target)
     _fsync_directory(target.parent)
 
@@ -83,6 +84,18 @@ def sweep_staging(root: Path, older_than_s: float, now: float) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     return removed
+
+
+@functools.lru_cache(maxsize=4096)
+def _make_durable(root: Path, folder: Path) -> None:
+    """Make `folder` below `root`, and the names of all folders on the way durable, once a process.
+
+    Another process may have made it a moment ago without having come to its fsync: that it is there is not enough.
+    """
+    if folder != root:
+        _make_durable(root, folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync_directory(folder.parent)
 
 
 def _fsync_directory(path: Path) -> None:

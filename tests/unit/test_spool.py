@@ -19,6 +19,22 @@ def test_staged_then_kept_file_holds_the_chunks_under_its_name(root):
     assert not list((root / "staging").iterdir())
 
 
+def test_every_folder_on_the_way_to_a_file_is_made_durable(root, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    spool.keep(root, spool.stage(root, [b"1"]), "instances/ab/study/file.dcm")
+    folders = [f"{root}{name}" for name in ("", "/instances", "/instances/ab", "/instances/ab/study")]
+    assert synced == folders
+
+
+def test_folder_that_was_removed_is_made_again(root):
+    spool.keep(root, spool.stage(root, [b"1"]), "instances/ab/study/1.dcm")
+    (root / "instances/ab/study/1.dcm").unlink()
+    (root / "instances/ab/study").rmdir()
+    spool.keep(root, spool.stage(root, [b"2"]), "instances/ab/study/2.dcm")
+    assert (root / "instances/ab/study/2.dcm").read_bytes() == b"2"
+
+
 def test_name_of_an_instance_holds_nothing_of_its_uids():
     name = spool.instance_name("../../etc", "../passwd", "0" * 64)
     assert ".." not in name
