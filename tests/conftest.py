@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dicomnode.db import migrate
+from dicomnode.db.session import Database
 from tests.databases import new_postgresql_database
 from tests.needs import MissingData, must_fail
 
@@ -70,6 +72,15 @@ def module_postgresql_url() -> Iterator[str]:
     """A PostgreSQL database of this module's own."""
     with new_postgresql_database() as url:
         yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A database with our tables, SQLite and then PostgreSQL."""
+    database = Database(database_url)
+    migrate.upgrade(database)
+    yield database
+    database.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])

@@ -131,7 +131,7 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
         engine = Engine(settings.database_url, executor_id)
         engine.run_deliveries(Deliveries(database, root, settings).deliver, concurrency=DELIVERIES_AT_ONCE)
         stop = threading.Event()
-        sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, root, settings, stop))
+        sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
         sweeper.start()
         try:
             yield

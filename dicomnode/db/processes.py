@@ -23,11 +23,6 @@ def forget(session: Session, executor_id: str) -> bool:
     return changed_rows(session, delete(Heartbeat).where(Heartbeat.executor_id == executor_id)) == 1
 
 
-def forget_silent(session: Session, at: datetime) -> None:
-    """Remove the heartbeats of processes that are silent for a day."""
-    session.execute(delete(Heartbeat).where(Heartbeat.seen_at < at - timedelta(days=1)))
-
-
 def alive(session: Session, at: datetime) -> list[Heartbeat]:
     """Return the processes that were heard within `SILENT_AFTER_S`."""
     heard_since = at - timedelta(seconds=SILENT_AFTER_S)

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicomnode.db.studies import Sender, StoredFile
@@ -36,8 +35,3 @@ def add(
             sha256=file.sha256,
         )
     )
-
-
-def newest(session: Session, limit: int) -> list[Quarantine]:
-    """Return quarantined objects, the last received first."""
-    return list(session.scalars(select(Quarantine).order_by(Quarantine.id.desc()).limit(limit)))

@@ -238,12 +238,6 @@ def add_evidence(
     return new
 
 
-def evidence_of(session: Session, version_id: int) -> list[EvidenceObject]:
-    """Return the evidence objects of a version."""
-    query = select(EvidenceObject).where(EvidenceObject.version_id == version_id).order_by(EvidenceObject.id)
-    return list(session.scalars(query))
-
-
 def predecessor(session: Session, study_id: int, number: int, encoder: str) -> EvidenceObject | None:
     """Return the object that `encoder` made for the newest earlier version of the study that has one."""
     query = (

@@ -43,9 +43,7 @@ def take_over_lost_work(database: Database, engine: Engine) -> int:
     return engine.take_over([*living, engine.executor_id])
 
 
-def run_forever(
-    database: Database, queue: Queue, engine: Engine, root: Path, settings: Settings, stop: threading.Event
-) -> None:
+def run_forever(database: Database, queue: Queue, engine: Engine, settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop`; a database that is away for a while is waited for."""
     while not stop.wait(settings.study.sweep_interval_s):
         try:

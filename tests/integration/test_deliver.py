@@ -6,22 +6,13 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import update
 
-from dicomnode.db import migrate, results, studies
-from dicomnode.db.session import Database
+from dicomnode.db import results, studies
 from dicomnode.db.tables import StudyVersion
 from dicomnode.domain.lifecycle import DeliveryState, State
 from dicomnode.domain.study import InstanceHeader
 from dicomnode.flow.deliver import finish_version
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
-
-@pytest.fixture
-def database(database_url):
-    database = Database(database_url)
-    migrate.upgrade(database)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from sqlalchemy import select
 
 from dicomnode import spool
 from dicomnode.config import PeerSettings, ReceiverSettings
-from dicomnode.db import migrate, studies
-from dicomnode.db.session import Database
+from dicomnode.db import studies
 from dicomnode.db.tables import EvidenceObject, Peer, Quarantine, SOPInstance, StudyVersion
 from dicomnode.demo import modality
 from dicomnode.demo.objects import Study, dx, patient
@@ -23,14 +22,6 @@ from dicomnode.network.scp import StorageSCP
 from dicomnode.network.status import Status
 
 PEERS = {"xray": PeerSettings(ae_title="XRAY", sends=True), "viewer": PeerSettings(ae_title="VIEWER")}
-
-
-@pytest.fixture
-def database(database_url):
-    database = Database(database_url)
-    migrate.upgrade(database)
-    yield database
-    database.close()
 
 
 @pytest.fixture
