@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dicomnode needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_ENV) $(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(PIP_ENV) $(BIN)/python -m pip install --quiet -c constraints.txt --editable . build hypothesis import-linter mypy pytest \
+	$(PIP_ENV) $(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[onnx,training]' build hypothesis import-linter mypy pytest \
 		pytest-timeout ruff
 	touch $@
 

@@ -106,7 +106,7 @@ def _lines(manifest: "Manifest", digest: str) -> list[str]:
     lines = [
         f"{manifest.name} {manifest.version} ({manifest.kind}, {manifest.status}): {manifest.title}",
         f"digest {digest}",
-        f"network {manifest.architecture.name}, input {manifest.tensor.rows}x{manifest.tensor.columns}",
+        f"network {manifest.network_name}, input {manifest.tensor.rows}x{manifest.tensor.columns}",
         f"intended use: {manifest.intended_use}",
         *(f"not for: {text}" for text in manifest.not_for),
     ]

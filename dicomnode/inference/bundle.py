@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import dicomnode
 from dicomnode.domain.findings import BundleIdentity
 from dicomnode.errors import BundleError
-from dicomnode.inference.manifest import MANIFEST_NAME, WEIGHTS_NAME, ClassifierOutput, Manifest, parse
+from dicomnode.inference.manifest import MANIFEST_NAME, WEIGHTS_NAME, Architecture, ClassifierOutput, Manifest, parse
 from dicomnode.inference.networks import build
 from dicomnode.inference.preprocess import FloatArray, prepare
 
@@ -87,7 +87,9 @@ def load(folder: Path, *, threads: int = 0) -> Bundle:
     name = folder.name
     manifest, manifest_digest = read_manifest(folder)
     contents = dict(_read_files(folder, manifest))
-    network = _network(name, manifest, contents[WEIGHTS_NAME])
+    if manifest.architecture is None:
+        raise BundleError(f"{name}: {manifest.network_file}: this release runs no ONNX")
+    network = _network(name, manifest.architecture, contents[WEIGHTS_NAME])
     bundle = Bundle(folder, manifest, _identity(manifest, manifest_digest), network)
     for case in manifest.reference.cases:
         _reproduce(bundle, case, contents[case])
@@ -137,9 +139,9 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
         raise BundleError(f"{folder.name}: {name}: cannot be read: {exc.strerror}") from exc
 
 
-def _network(name: str, manifest: Manifest, weights: bytes) -> nn.Module:
+def _network(name: str, architecture: Architecture, weights: bytes) -> nn.Module:
     try:
-        network = build(manifest.architecture.name, manifest.architecture.parameters)
+        network = build(architecture.name, architecture.parameters)
     except BundleError as exc:
         raise BundleError(f"{name}: {MANIFEST_NAME}: {exc}") from exc
     tensors = tensors_of(name, WEIGHTS_NAME, weights)
@@ -149,7 +151,7 @@ def _network(name: str, manifest: Manifest, weights: bytes) -> nn.Module:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as exc:
-        raise BundleError(f"{name}: {WEIGHTS_NAME}: does not fit {manifest.architecture.name}: {exc}") from exc
+        raise BundleError(f"{name}: {WEIGHTS_NAME}: does not fit {architecture.name}: {exc}") from exc
     network.eval().requires_grad_(requires_grad=False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
@@ -164,7 +166,7 @@ def tensors_of(bundle: str, name: str, data: bytes) -> dict[str, Tensor]:
 
 
 def _identity(manifest: Manifest, digest: str) -> BundleIdentity:
-    lines = [f"input {manifest.tensor.rows}x{manifest.tensor.columns}", f"architecture {manifest.architecture.name}"]
+    lines = [f"input {manifest.tensor.rows}x{manifest.tensor.columns}", f"architecture {manifest.network_name}"]
     if manifest.classifier is not None:
         lines += [f"threshold {c.label} {c.operating_point.threshold:.4f}" for c in manifest.classifier.classes]
     if manifest.anomaly is not None:
@@ -175,7 +177,7 @@ def _identity(manifest: Manifest, digest: str) -> BundleIdentity:
         manifest.kind,
         manifest.title,
         digest,
-        manifest.files[WEIGHTS_NAME],
+        manifest.files[manifest.network_file],
         tuple(lines),
     )
 

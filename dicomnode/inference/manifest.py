@@ -16,6 +16,7 @@ from dicomnode.inference.preprocess import Step, output_size
 
 MANIFEST_NAME = "bundle.toml"
 WEIGHTS_NAME = "weights.safetensors"
+MODEL_NAME = "model.onnx"
 METRICS_NAME = "metrics.json"
 CODES_NAME = "demo_codes.safetensors"
 
@@ -31,6 +32,16 @@ FileName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_i
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Interval = tuple[Share, Share]
+
+
+def _rises(values: tuple[float, ...]) -> tuple[float, ...]:
+    if list(values) != sorted(values):
+        raise ValueError("the quantiles do not rise")
+    return values
+
+
+Quantiles = Annotated[tuple[float, ...], Field(min_length=101, max_length=101), AfterValidator(_rises)]
+"""The values at percentiles 0, 1, ... 100 of a reference set."""
 
 
 class Table(BaseModel):
@@ -82,7 +93,7 @@ class Preprocessing(Table):
 class TensorDescription(Table):
     """What the network takes: a batch of these."""
 
-    channels: Literal[1] = 1
+    channels: Literal[1, 3] = 1
     rows: int = Field(ge=8, le=1024)
     columns: int = Field(ge=8, le=1024)
     dtype: Literal["float32"] = "float32"
@@ -120,13 +131,14 @@ class OperatingPoint(Table):
 
 
 class ClassTable(Table):
-    """A class that the node reports."""
+    """A class that the node reports; `quantiles` of its probability on validation are the reference of drift."""
 
     label: str = Field(min_length=1)
     code: CodeTable
     site: CodeTable | None = None
     priority: Priority
     operating_point: OperatingPoint
+    quantiles: Quantiles | None = None
 
 
 class ClassifierOutput(Table):
@@ -156,14 +168,24 @@ class AnomalyOutput(Table):
     unit: str
     threshold: float
     flag_quantile: Share
-    quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)
+    quantiles: Quantiles
     measured_on: str
 
-    @model_validator(mode="after")
-    def _quantiles_rise(self) -> "AnomalyOutput":
-        if list(self.quantiles) != sorted(self.quantiles):
-            raise ValueError("the quantiles do not rise")
-        return self
+
+class Measured(Table):
+    """A figure with its 95 % bootstrap interval by patient."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+class Evaluation(Table):
+    """What was measured on one set of images, and what shortcuts alone and a linear baseline reach there."""
+
+    images: int = Field(ge=1)
+    patients: int | None = Field(default=None, ge=1)
+    metrics: dict[str, Measured]
+    floors: dict[str, float] = {}
 
 
 class TrainingOrigin(Table):
@@ -202,7 +224,7 @@ class Manifest(Table):
     status: Literal["research", "released"]
     intended_use: str
     not_for: tuple[str, ...] = Field(min_length=1)
-    architecture: Architecture
+    architecture: Architecture | None = Field(default=None, description="none where the network is model.onnx")
     input: Selection
     preprocessing: Preprocessing
     tensor: TensorDescription
@@ -210,6 +232,7 @@ class Manifest(Table):
     anomaly: AnomalyOutput | None = None
     explanation: Literal["none", "grad_cam", "residual"] = "none"
     training: TrainingOrigin
+    evaluation: dict[str, Evaluation] = {}
     licences: Licences
     reference: Reference
     files: dict[FileName, Sha256]
@@ -219,7 +242,15 @@ class Manifest(Table):
         outputs = {"classifier": self.classifier, "anomaly": self.anomaly}
         if [kind for kind, output in outputs.items() if output] != [self.kind]:
             raise ValueError(f"a bundle of kind {self.kind} has the table [{self.kind}] and no other output")
-        missing = [name for name in (WEIGHTS_NAME, *self.reference.cases) if name not in self.files]
+        if sum(name in self.files for name in (WEIGHTS_NAME, MODEL_NAME)) != 1:
+            raise ValueError(f"[files] lists exactly one of {WEIGHTS_NAME} and {MODEL_NAME}")
+        if (self.architecture is None) != (MODEL_NAME in self.files):
+            raise ValueError(f"{WEIGHTS_NAME} needs the table [architecture], {MODEL_NAME} has none")
+        if MODEL_NAME in self.files and self.explanation != "none":
+            raise ValueError(
+                f"explanation {self.explanation!r} needs gradients or codes, which {MODEL_NAME} does not give"
+            )
+        missing = [name for name in self.reference.cases if name not in self.files]
         if missing:
             raise ValueError(f"[files] does not list {', '.join(missing)}")
         size = output_size(self.preprocessing.steps)
@@ -228,6 +259,16 @@ class Manifest(Table):
                 f"the preprocessing ends at {size}, the tensor has {self.tensor.rows}, {self.tensor.columns}"
             )
         return self
+
+    @property
+    def network_name(self) -> str:
+        """The architecture's name."""
+        return "ONNX" if self.architecture is None else self.architecture.name
+
+    @property
+    def network_file(self) -> str:
+        """The file that holds the network."""
+        return MODEL_NAME if MODEL_NAME in self.files else WEIGHTS_NAME
 
 
 def parse(data: bytes, source: str) -> Manifest:
