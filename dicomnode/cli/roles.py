@@ -129,7 +129,9 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
     queue = Queue(settings.database_url)
     with contextlib.closing(queue):
         engine = Engine(settings.database_url, executor_id)
-        engine.run_deliveries(Deliveries(database, root, settings).deliver, concurrency=DELIVERIES_AT_ONCE)
+        deliveries = Deliveries(database, root, settings, executor_id)
+        at_once = DELIVERIES_AT_ONCE + len(settings.destinations)
+        engine.run_deliveries(deliveries.deliver, concurrency=at_once)
         stop = threading.Event()
         sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
         sweeper.start()

@@ -8,14 +8,14 @@ from pydicom import Dataset
 
 from dicomnode import __version__, spool
 from dicomnode.config import NodeSettings, PeerSettings, Settings
-from dicomnode.db import results, studies
+from dicomnode.db import deliveries, results, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import Priority
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.domain.study import derived_uid
 from dicomnode.engine import Queue
 from dicomnode.evidence import Case, NodeIdentity, Predecessor, encoded, find_encoders
-from dicomnode.flow.deliver import finish_version
+from dicomnode.flow.finish import finish_version
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -43,10 +43,14 @@ class Report:
             moment = now(session)
             if studies.advance(session, version_id, Event.REPORTED, moment) is None:
                 return
+            rounds: set[str] = set()
             for evidence in objects:
                 wanted = destinations(self._settings.destinations, evidence.encoder)
-                for delivery in results.add_evidence(session, version_id, evidence, wanted, moment):
-                    self._queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
+                due = results.add_evidence(session, version_id, evidence, wanted, moment)
+                rounds.update(delivery.destination for delivery in due)
+            deliveries.know(session, sorted(rounds))
+            for destination in sorted(rounds):
+                self._queue.add_round(session, destination, f"version/{version_id}/{moment.isoformat()}")
             finish_version(session, version_id, moment)
         log.info("study reported", version=version_id, objects=len(objects))
 

@@ -27,12 +27,14 @@ AT = "'2026-01-02 03:04:05+00'"
 ROWS = [
     "INSERT INTO study (id, study_instance_uid, patient_name, patient_id, issuer_of_patient_id, patient_birth_date,"
     " patient_sex, patient_age, accession_number, study_date, study_time, study_description,"
-    f" referring_physician_name, first_received_at) VALUES (1, '1.2', '', '', '', '', '', '', '', '', '', '', '', {AT})",
+    " referring_physician_name, first_received_at)"
+    f" VALUES (1, '1.2', '', '', '', '', '', '', '', '', '', '', '', {AT})",
     "INSERT INTO study_version (id, study_id, number, uid, state, state_changed_at, reason, source_ae_title, opened_at,"
     f" last_instance_at, instance_count, run, attempts) VALUES (1, 1, 1, '1.3', 'DELIVERING', {AT}, '', 'CT', {AT},"
     f" {AT}, 1, 1, 1)",
     "INSERT INTO evidence_object (id, version_id, encoder, sop_class_uid, sop_instance_uid, series_instance_uid,"
-    f" description, path, size_bytes, sha256, created_at) VALUES (1, 1, 'sr', '1.4', '1.5', '1.6', '', 'x', 1, 'a', {AT})",
+    " description, path, size_bytes, sha256, created_at)"
+    f" VALUES (1, 1, 'sr', '1.4', '1.5', '1.6', '', 'x', 1, 'a', {AT})",
     "INSERT INTO delivery (id, evidence_object_id, destination, state, attempts, created_at, next_at, error)"
     f" VALUES (7, 1, 'pacs', 'waiting', 2, {AT}, {AT}, 'away')",
 ]
