@@ -13,7 +13,7 @@ import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -151,6 +151,12 @@ class PeerSettings(Table):
         if value and not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", value):
             raise ValueError("must look like https://host/dicom-web, without user, password or query")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _commits_over_dimse_only(self) -> typing.Self:
+        if self.stow_url and self.commitment:
+            raise ValueError("commitment goes with C-STORE; a server of STOW-RS knows none")
+        return self
 
 
 class RouteSettings(Table):

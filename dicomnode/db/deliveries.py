@@ -304,17 +304,6 @@ def destinations(session: Session) -> list[Destination]:
     return list(session.scalars(select(Destination).order_by(Destination.name)))
 
 
-def resend(session: Session, delivery_id: int, at: datetime) -> bool:
-    """Make a settled or waiting delivery due again, its patience anew; `False` where there is none or it is due."""
-    changed = changed_rows(
-        session,
-        update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.state != DeliveryState.DUE)
-        .values(state=DeliveryState.DUE, created_at=at, next_at=at, settled_at=None, error=""),
-    )
-    return changed == 1
-
-
 def uncommitted(session: Session, name: str, at: datetime, limit: int) -> list[tuple[Delivery, StoredObject]]:
     """Return what a destination has to be asked to commit to now."""
     query = (

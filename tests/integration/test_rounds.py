@@ -391,18 +391,6 @@ def test_missing_file_waits_for_the_spool(outbox):
     assert outbox.destination().failures == 0
 
 
-def test_dead_delivery_is_due_again_when_an_operator_says_so(one_report):
-    answers = [0, 0xA900]
-    outbox, _ = one_report({SR: [EXPLICIT]}, lambda _event: answers.pop())
-    outbox.deliver()
-    assert outbox.row().state == "dead"
-    with outbox.database.write() as session:
-        assert deliveries.resend(session, outbox.row().id, now(session))
-    outbox.deliver()
-    assert outbox.row().state == "sent"
-    assert [attempt.outcome for attempt in outbox.attempts()] == ["refused", "accepted"]
-
-
 class Orders:
     """A queue that only notes what was ordered."""
 
