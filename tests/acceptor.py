@@ -39,3 +39,4 @@ class Acceptor:
         self.server.shutdown()
         for assoc in self.ae.active_associations:
             assoc.abort()
+            assoc.join(30)

@@ -17,7 +17,7 @@ from dicomnode.evidence._invented import invented_case
 from dicomnode.flow.deliver import Deliveries
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-QUICK = DeliverySettings(first_retry_s=1, max_retry_s=8, connect_timeout_s=5, network_timeout_s=5)
+QUICK = DeliverySettings(first_retry_s=1, max_retry_s=8, connect_timeout_s=60, network_timeout_s=60)
 
 
 def documents():

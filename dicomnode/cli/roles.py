@@ -74,6 +74,7 @@ def require_newest_schema(database: Database) -> None:
 
 @contextlib.contextmanager
 def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
+    from dicomnode.flow.commit import Commitments
     from dicomnode.flow.receive import Reception
     from dicomnode.flow.sweep import clear_staging
     from dicomnode.network.scp import StorageSCP
@@ -87,6 +88,7 @@ def _receive(settings: Settings, database: Database, _executor_id: str) -> Itera
         settings.peers,
         on_store=reception.store,
         on_rejected=reception.rejected,
+        on_commitment=Commitments(database, settings.delivery).settle,
     )
     scp.start()
     try:

@@ -7,10 +7,12 @@ Standard: PS3.18 10.5 (Store transaction), RFC 9110 (status codes, Retry-After),
 
 import contextlib
 import io
+import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import requests
 from dicomweb_client.session_utils import add_certs_to_session
@@ -25,6 +27,8 @@ from dicomnode.network.access import printable
 from dicomnode.network.scu import RESULT_SOP_CLASSES, Item, SendResult
 from dicomnode.network.status import Outcome, classify, classify_http, describe
 
+for _name in ("retrying", "dicomweb_client"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # they log each failure with its traceback
 MAX_RETRY_AFTER_S = 3600.0
 _TEXT_LENGTH = 200
 
@@ -39,6 +43,15 @@ class _Bearer(AuthBase):
         if self._token:
             rq.headers["Authorization"] = f"Bearer {self._token}"
         return rq
+
+
+class _Session(requests.Session):
+    """A session whose certificates of the settings go before `REQUESTS_CA_BUNDLE` of the environment."""
+
+    def merge_environment_settings(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the settings of a request."""
+        merged = super().merge_environment_settings(*args, **kwargs)
+        return merged if self.verify is True else {**merged, "verify": self.verify}
 
 
 class WebLink:
@@ -110,7 +123,7 @@ def probe(peer: PeerSettings, settings: DeliverySettings) -> float:
 
 
 def _session(peer: PeerSettings) -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     session.max_redirects = 0  # results go to the address in the settings, nowhere else
     try:
         token = peer.stow_token_file.read_text(encoding="utf-8").strip() if peer.stow_token_file else ""
