@@ -35,6 +35,7 @@ class Outbox:
         self.deliveries = Deliveries(database, root, self.settings, executor_id)
         self._report = documents()["measurement_report"]
         self._count = 0
+        self.queue = None
 
     def add(self, *destinations, priority="routine", ds=None):
         """Put a report on its way to `destinations`; return the id of its version."""
