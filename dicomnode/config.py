@@ -6,13 +6,14 @@ known one. A variable names table and key with two underscores between: `DICOMNO
 
 import difflib
 import os
+import re
 import tomllib
 import types
 import typing
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -103,6 +104,11 @@ class DeliverySettings(Table):
     give_up_after_days: float = Field(default=7, gt=0)
     connect_timeout_s: float = Field(default=10, gt=0)
     network_timeout_s: float = Field(default=60, gt=0)
+    objects_an_association: int = Field(default=50, ge=1, le=1000)
+    circuit_failures: int = Field(default=3, ge=1, description="so many in a row, and a destination is only probed")
+    longest_probe_s: float = Field(default=60, gt=0, description="a destination that is away is probed so often")
+    commitment_wait_s: float = Field(default=1, ge=0, description="for its result on the association that asked for it")
+    commitment_timeout_s: float = Field(default=300, gt=0, description="without a result it is asked for again")
 
 
 class LogSettings(Table):
@@ -123,6 +129,12 @@ class PeerSettings(Table):
     quiet_period_s: Seconds | None = Field(default=None, description="instead of study.quiet_period_s")
     destination: bool = Field(default=False, description="results are sent there")
     summary: bool = Field(default=True, description="send the AI summary picture too")
+    commitment: bool = Field(default=False, description="it can commit to storage; delivered then means committed")
+    stow_url: str = Field(default="", description="results go there by STOW-RS instead of C-STORE")
+    stow_token_file: Path | None = Field(default=None, description="a file with the bearer token")
+    stow_ca_file: Path | None = Field(
+        default=None, description="certificates that sign the server's; else the system's"
+    )
 
     @field_validator("addresses")
     @classmethod
@@ -132,6 +144,34 @@ class PeerSettings(Table):
         for text in value:
             ipaddress.ip_network(text, strict=False)
         return value
+
+    @field_validator("stow_url")
+    @classmethod
+    def _is_web_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/\s@?#]+(/[^\s?#]*)?", value):
+            raise ValueError("must look like https://host/dicom-web, without user, password or query")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _commits_over_dimse_only(self) -> typing.Self:
+        if self.stow_url and self.commitment:
+            raise ValueError("commitment goes with C-STORE; a server of STOW-RS knows none")
+        return self
+
+
+class RouteSettings(Table):
+    """Which studies go where: every key that is there must match; what matches several values names them in a list."""
+
+    source_ae_title: tuple[str, ...] = Field(default=(), description="who sent the study")
+    modality: tuple[str, ...] = Field(default=(), description="of one of its series")
+    finding: tuple[str, ...] = Field(default=(), description="a label that is suspected")
+    priority: Literal["critical", "urgent", "routine"] = Field(default="routine", description="at least so urgent")
+    destinations: tuple[str, ...] = Field(min_length=1, description="names of [peers.NAME] tables")
+
+    @field_validator("source_ae_title", "modality", "finding", "destinations", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -149,6 +189,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     log: LogSettings = LogSettings()
     peers: dict[str, PeerSettings] = {}
+    routes: tuple[RouteSettings, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -169,8 +210,9 @@ class Settings(BaseSettings):
 
     @property
     def destinations(self) -> dict[str, PeerSettings]:
-        """Peers that results go to, by name."""
-        return {name: peer for name, peer in self.peers.items() if peer.destination}
+        """Peers that results may go to, by name: those that routes name, or without routes those marked so."""
+        routed = {name for route in self.routes for name in route.destinations}
+        return {n: peer for n, peer in self.peers.items() if (n in routed if self.routes else peer.destination)}
 
     def quiet_period_s(self, calling_ae_title: str) -> float:
         """Return the quiet period of a source."""
@@ -195,6 +237,7 @@ def load(path: Path | None = None) -> Settings:
         settings = Settings(**values)
     except ValidationError as exc:
         raise ConfigError("\n".join(_explain(error, file) for error in exc.errors())) from None
+    _check_routes(settings, file)
     return _with_absolute_paths(settings, file.resolve().parent)
 
 
@@ -214,6 +257,17 @@ def _check_environment() -> None:
             raise ConfigError(
                 f"environment: {name}: there is no table {table!r}{_nearest(table, Settings.model_fields)}"
             )
+
+
+def _check_routes(settings: Settings, file: Path) -> None:
+    """Refuse a route to a peer that is not there: its results would wait for ever."""
+    for number, route in enumerate(settings.routes, start=1):
+        for name in route.destinations:
+            if name not in settings.peers:
+                raise ConfigError(
+                    f"{file}: [[routes]] number {number}, destinations: there is no [peers.{name}]"
+                    f"{_nearest(name, settings.peers)}"
+                )
 
 
 def _explain(error: ErrorDetails, file: Path) -> str:
@@ -244,8 +298,8 @@ def _nearest(key: str, known: typing.Iterable[str]) -> str:
 def _known_keys(path: list[str]) -> list[str]:
     model: typing.Any = Settings
     for part in path:
-        if typing.get_origin(model) is dict:
-            model = typing.get_args(model)[1]
+        if typing.get_origin(model) in (dict, tuple):
+            model = typing.get_args(model)[typing.get_origin(model) is dict]
             continue
         model = model.model_fields[part].annotation
         if isinstance(model, types.UnionType):
@@ -257,4 +311,10 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
     node = settings.node.model_copy(update={"data_dir": folder / settings.node.data_dir.expanduser()})
     directories = tuple(folder / path.expanduser() for path in settings.models.directories)
     models = settings.models.model_copy(update={"directories": directories})
-    return settings.model_copy(update={"node": node, "models": models})
+    peers = {name: _with_absolute_files(peer, folder) for name, peer in settings.peers.items()}
+    return settings.model_copy(update={"node": node, "models": models, "peers": peers})
+
+
+def _with_absolute_files(peer: PeerSettings, folder: Path) -> PeerSettings:
+    files = {"stow_token_file": peer.stow_token_file, "stow_ca_file": peer.stow_ca_file}
+    return peer.model_copy(update={key: folder / path.expanduser() for key, path in files.items() if path})

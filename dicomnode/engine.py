@@ -1,7 +1,7 @@
 """Durable execution: the only module that knows DBOS.
 
 Our rows are the truth; the engine runs steps over them and starts them again after a crash. Two workflows: `study`
-(analyze, report) and `deliver` (one attempt to send one object). Steps are idempotent, so a repeated one is harmless.
+(analyze, report) and `deliver` (a round to one destination). Steps are idempotent, so a repeated one is harmless.
 Standard: none; DESIGN section 6 lists what was measured of DBOS and why each setting is as it is.
 """
 
@@ -23,7 +23,7 @@ APPLICATION, APPLICATION_VERSION = "dicomnode", "1"
 ANALYSIS_QUEUE, DELIVERY_QUEUE = "analysis", "delivery"
 STUDY_WORKFLOW, DELIVERY_WORKFLOW = "study", "deliver"
 ANALYSIS_POLL_S, DELIVERY_POLL_S = 0.1, 0.25
-DELIVERIES_A_DESTINATION = 2
+ROUNDS_A_DESTINATION = 1
 PORTABLE = WorkflowSerializationFormat.PORTABLE
 RECOVERIES = 1_000_000  # our own attempts cap (study_version.attempts) ends a poison study, visibly
 
@@ -79,11 +79,11 @@ class Queue:
         options = _options(STUDY_WORKFLOW, ANALYSIS_QUEUE, f"study/{version_uid}/{run}")
         self._client.enqueue_in_transaction(session, options, version_id)
 
-    def add_delivery(self, session: Session, delivery_id: int, destination: str, attempt: int) -> None:
-        """Enqueue one attempt of a delivery; a destination is a partition, so a dead one delays no other."""
-        options = _options(DELIVERY_WORKFLOW, DELIVERY_QUEUE, f"deliver/{delivery_id}/{attempt}")
+    def add_round(self, session: Session, destination: str, key: str) -> None:
+        """Enqueue a round to a destination, once a `key`; a destination is a partition: a dead one delays no other."""
+        options = _options(DELIVERY_WORKFLOW, DELIVERY_QUEUE, f"deliver/{destination}/{key}")
         options["queue_partition_key"] = destination
-        self._client.enqueue_in_transaction(session, options, delivery_id)
+        self._client.enqueue_in_transaction(session, options, destination)
 
     def close(self) -> None:
         """Close the connections."""
@@ -112,14 +112,14 @@ class Engine:
         self._launch(ANALYSIS_QUEUE)
         DBOS.register_queue(ANALYSIS_QUEUE, worker_concurrency=concurrency, polling_interval_sec=ANALYSIS_POLL_S)
 
-    def run_deliveries(self, deliver: Callable[[int], None], *, concurrency: int) -> None:
-        """Take deliveries from the queue, at most `concurrency` at once."""
+    def run_deliveries(self, deliver: Callable[[str], None], *, concurrency: int) -> None:
+        """Take rounds from the queue, at most `concurrency` at once; `deliver` takes the name of a destination."""
         _register_delivery(deliver)
         self._launch(DELIVERY_QUEUE)
         DBOS.register_queue(
             DELIVERY_QUEUE,
             worker_concurrency=concurrency,
-            partition_concurrency=DELIVERIES_A_DESTINATION,
+            partition_concurrency=ROUNDS_A_DESTINATION,
             polling_interval_sec=DELIVERY_POLL_S,
         )
 
@@ -181,14 +181,14 @@ def _register_study(steps: StudySteps) -> None:
         return "done"
 
 
-def _register_delivery(deliver_step: Callable[[int], None]) -> None:
+def _register_delivery(deliver_step: Callable[[str], None]) -> None:
     @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
-    def attempt(delivery_id: int) -> None:
-        deliver_step(delivery_id)
+    def serve(destination: str) -> None:
+        deliver_step(destination)
 
     @DBOS.workflow(name=DELIVERY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
-    def deliver(delivery_id: int) -> None:
-        attempt(delivery_id)
+    def deliver(destination: str) -> None:
+        serve(destination)
 
 
 def _in_words(error: BaseException) -> str:

@@ -10,6 +10,7 @@ DicomnodeError
     UnsuitableInput    an image that a bundle is not made for (not applicable)
     BundleError        a model bundle that must not be trusted
     PeerRefused        a peer answered and said no
+      NothingAccepted  a peer takes nothing of what we have
     LifecycleError     a step that the state machine does not know
   ConfigError          the operator must change a setting
 """
@@ -65,6 +66,10 @@ class BundleError(Permanent):
 
 class PeerRefused(Permanent):
     """A peer answered and refused."""
+
+
+class NothingAccepted(PeerRefused):
+    """A peer accepts no SOP Class and transfer syntax of what was proposed."""
 
 
 class LifecycleError(Permanent):

@@ -107,17 +107,20 @@ def _sources(settings: config.Settings) -> Iterator[tuple[str, str]]:
 
 
 def _destinations(settings: config.Settings) -> Iterator[tuple[str, str]]:
-    from dicomnode.network.scu import echo
+    from dicomnode.network import scu, stow
 
     if not settings.destinations:
         yield WRONG, "results go nowhere: add [peers.NAME] with ae_title, host, port and destination = true"
     for name, peer in settings.destinations.items():
         try:
-            result = echo(peer, settings.node.ae_title, settings.delivery)
+            if peer.stow_url:
+                ms, whom = stow.probe(peer, settings.delivery), peer.stow_url
+            else:
+                ms, whom = scu.echo(peer, settings.node.ae_title, settings.delivery).ms, peer.ae_title
         except DicomnodeError as exc:
             yield WRONG, f"{name}: {exc}"
             continue
-        yield OK, f"{name}: {peer.ae_title} answered in {result.ms:.0f} ms"
+        yield OK, f"{name}: {whom} answered in {ms:.0f} ms"
 
 
 _CHECKS: dict[str, Callable[[config.Settings], Iterator[tuple[str, str]]]] = {

@@ -74,6 +74,7 @@ def require_newest_schema(database: Database) -> None:
 
 @contextlib.contextmanager
 def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
+    from dicomnode.flow.commit import Commitments
     from dicomnode.flow.receive import Reception
     from dicomnode.flow.sweep import clear_staging
     from dicomnode.network.scp import StorageSCP
@@ -87,6 +88,7 @@ def _receive(settings: Settings, database: Database, _executor_id: str) -> Itera
         settings.peers,
         on_store=reception.store,
         on_rejected=reception.rejected,
+        on_commitment=Commitments(database, settings.delivery).settle,
     )
     scp.start()
     try:
@@ -129,7 +131,9 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
     queue = Queue(settings.database_url)
     with contextlib.closing(queue):
         engine = Engine(settings.database_url, executor_id)
-        engine.run_deliveries(Deliveries(database, root, settings).deliver, concurrency=DELIVERIES_AT_ONCE)
+        deliveries = Deliveries(database, root, settings, executor_id)
+        at_once = DELIVERIES_AT_ONCE + len(settings.destinations)
+        engine.run_deliveries(deliveries.deliver, concurrency=at_once)
         stop = threading.Event()
         sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
         sweeper.start()

@@ -31,6 +31,10 @@ TEMPLATE = """\
 # first_retry_s = 5.0
 # max_retry_s = 600.0
 # give_up_after_days = 7.0
+# circuit_failures = 3              # so many in a row, and a destination is only probed (C-ECHO) until it answers
+# longest_probe_s = 60.0            # so often at least
+# objects_an_association = 50
+# commitment_timeout_s = 300.0      # without an answer storage commitment is asked for again
 
 [log]
 # level = "INFO"
@@ -50,4 +54,23 @@ TEMPLATE = """\
 # port = 104
 # destination = true
 # summary = true                    # the AI summary picture too, for viewers that show no SR
+# commitment = true                 # it answers Storage Commitment; "delivered" then means committed
+
+# [peers.archive]
+# ae_title = "ARCHIVE"              # results go there by STOW-RS
+# stow_url = "https://archive.example/dicom-web"
+# stow_token_file = "archive.token" # the bearer token stands in this file
+# destination = true
+
+# Without routes each peer that is marked as a destination gets the results of every study. With routes each one that
+# matches counts; every key but destinations is optional, and every one that is there must match.
+
+# [[routes]]
+# destinations = ["pacs", "archive"]
+# [[routes]]
+# source_ae_title = ["XRAY1", "XRAY2"]
+# modality = ["CR", "DX"]
+# finding = ["Pneumonia"]           # suspected
+# priority = "urgent"               # at least
+# destinations = ["pacs"]
 """

@@ -1,12 +1,11 @@
 """Analyses, findings, evidence objects and their deliveries as rows."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from dicomnode.db.session import changed_rows
 from dicomnode.db.studies import StoredFile
 from dicomnode.db.tables import Analysis, Delivery, EvidenceObject, FindingRow, PredictionRow, StudyVersion
 from dicomnode.domain.codes import ABNORMAL
@@ -34,19 +33,6 @@ class Evidence:
     series_instance_uid: str
     description: str
     file: StoredFile
-
-
-@dataclass(frozen=True, slots=True)
-class DueDelivery:
-    """What a delivery step needs of the rows."""
-
-    delivery_id: int
-    version_id: int
-    destination: str
-    path: str
-    sop_instance_uid: str
-    attempts: int
-    created_at: datetime
 
 
 def add_results(
@@ -200,7 +186,7 @@ def add_evidence(
 ) -> list[Delivery]:
     """Add an evidence object with one due delivery a destination; what is there from an earlier attempt stays.
 
-    Returns the deliveries that are new.
+    Returns the deliveries that are due now: those that are new, and those that were dead.
     """
     row = session.scalars(
         select(EvidenceObject).where(EvidenceObject.sop_instance_uid == evidence.sop_instance_uid)
@@ -220,7 +206,11 @@ def add_evidence(
         )
         session.add(row)
         session.flush()
-    known = set(session.scalars(select(Delivery.destination).where(Delivery.evidence_object_id == row.id)))
+    known = {d.destination: d for d in session.scalars(select(Delivery).where(Delivery.evidence_object_id == row.id))}
+    dead = [d for d in known.values() if d.destination in destinations and d.state == DeliveryState.DEAD]
+    for delivery in dead:
+        delivery.state, delivery.created_at = DeliveryState.DUE, at
+        delivery.next_at, delivery.settled_at = at, None
     new = [
         Delivery(
             evidence_object_id=row.id,
@@ -235,7 +225,7 @@ def add_evidence(
     ]
     session.add_all(new)
     session.flush()
-    return new
+    return [*new, *dead]
 
 
 def predecessor(session: Session, study_id: int, number: int, encoder: str) -> EvidenceObject | None:
@@ -244,6 +234,7 @@ def predecessor(session: Session, study_id: int, number: int, encoder: str) -> E
         select(EvidenceObject)
         .join(StudyVersion, StudyVersion.id == EvidenceObject.version_id)
         .where(StudyVersion.study_id == study_id, StudyVersion.number < number, EvidenceObject.encoder == encoder)
+        .where(EvidenceObject.variant_of_id.is_(None))
         .order_by(StudyVersion.number.desc(), EvidenceObject.id.desc())
         .limit(1)
     )
@@ -251,76 +242,14 @@ def predecessor(session: Session, study_id: int, number: int, encoder: str) -> E
 
 
 def deliveries_of(session: Session, version_id: int) -> list[tuple[Delivery, EvidenceObject]]:
-    """Return the deliveries of a version with what they deliver."""
+    """Return the deliveries of a version with what they deliver: the object chosen for the peer, once one was."""
     query = (
         select(Delivery, EvidenceObject)
-        .join(EvidenceObject, EvidenceObject.id == Delivery.evidence_object_id)
+        .join(EvidenceObject, EvidenceObject.id == func.coalesce(Delivery.sent_object_id, Delivery.evidence_object_id))
         .where(EvidenceObject.version_id == version_id)
         .order_by(Delivery.id)
     )
     return [(delivery, evidence) for delivery, evidence in session.execute(query)]
-
-
-def due_delivery(session: Session, delivery_id: int) -> DueDelivery | None:
-    """Return a delivery that is due, `None` where it is not (any more)."""
-    query = (
-        select(Delivery, EvidenceObject)
-        .join(EvidenceObject, EvidenceObject.id == Delivery.evidence_object_id)
-        .where(Delivery.id == delivery_id, Delivery.state == DeliveryState.DUE)
-    )
-    found = session.execute(query).one_or_none()
-    if found is None:
-        return None
-    delivery, evidence = found
-    return DueDelivery(
-        delivery_id=delivery.id,
-        version_id=evidence.version_id,
-        destination=delivery.destination,
-        path=evidence.path,
-        sop_instance_uid=evidence.sop_instance_uid,
-        attempts=delivery.attempts,
-        created_at=delivery.created_at,
-    )
-
-
-def settle_delivery(
-    session: Session,
-    due: DueDelivery,
-    state: DeliveryState,
-    *,
-    at: datetime,
-    dimse_status: int | None,
-    error: str,
-    wait: timedelta = timedelta(0),
-) -> bool:
-    """Write the outcome of one attempt; `False` where another settled it meanwhile."""
-    done = state is not DeliveryState.WAITING
-    changed = changed_rows(
-        session,
-        update(Delivery)
-        .where(Delivery.id == due.delivery_id, Delivery.state == DeliveryState.DUE, Delivery.attempts == due.attempts)
-        .values(
-            state=state,
-            attempts=due.attempts + 1,
-            dimse_status=dimse_status,
-            error=error,
-            next_at=at + wait,
-            settled_at=at if done else None,
-        ),
-    )
-    return changed == 1
-
-
-def waiting_deliveries(session: Session, at: datetime, limit: int = 200) -> list[Delivery]:
-    """Return deliveries whose back-off is over."""
-    query = (
-        select(Delivery)
-        .where(Delivery.state == DeliveryState.WAITING, Delivery.next_at <= at)
-        .order_by(Delivery.next_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return list(session.scalars(query))
 
 
 def delivery_counts(session: Session, version_id: int) -> dict[DeliveryState, int]:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dicomnode.domain.lifecycle import DeliveryState, State
+from dicomnode.domain.lifecycle import CircuitState, DeliveryState, State
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -68,7 +68,7 @@ AE_TITLE = String(16)
 LINE = String(1024)
 
 
-def _one_of(column: str, values: type[State] | type[DeliveryState]) -> CheckConstraint:
+def _one_of(column: str, values: type[State] | type[DeliveryState] | type[CircuitState]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(v)) for v in values)})", name=column)
 
 
@@ -244,11 +244,15 @@ class FindingRow(Base):
 
 
 class EvidenceObject(Base):
-    """A result as DICOM: its bytes lie in the spool before the first send and never change."""
+    """A result as DICOM: its bytes lie in the spool before the first send and never change.
+
+    `variant_of_id` names the object that says the same in the SOP Class that every peer was meant to take.
+    """
 
     __tablename__ = "evidence_object"
     id: Mapped[int] = mapped_column(primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("study_version.id"), index=True)
+    variant_of_id: Mapped[int | None] = mapped_column(ForeignKey("evidence_object.id"), index=True)
     encoder: Mapped[str] = mapped_column(String(64))
     sop_class_uid: Mapped[str] = mapped_column(UID)
     sop_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
@@ -260,14 +264,38 @@ class EvidenceObject(Base):
     created_at: Mapped[datetime]
 
 
+class Destination(Base):
+    """A peer that results go to: whether it answers (the circuit), and which process sends to it now.
+
+    `failures` counts those in a row; `accepts` are the result SOP Classes of its last association; `busy_at` is when
+    `served_by` last did something.
+    """
+
+    __tablename__ = "destination"
+    __table_args__ = (_one_of("state", CircuitState),)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), default=CircuitState.CLOSED)
+    failures: Mapped[int] = mapped_column(default=0)
+    opened_at: Mapped[datetime | None]
+    next_probe_at: Mapped[datetime | None]
+    last_error: Mapped[str] = mapped_column(Text, default="")
+    accepts: Mapped[list[str]] = mapped_column(default=list)
+    served_by: Mapped[str | None] = mapped_column(String(128))
+    busy_at: Mapped[datetime | None]
+
+
 class Delivery(Base):
-    """One evidence object on its way to one destination; back-off lives here, not in the engine."""
+    """One evidence object on its way to one destination; back-off lives here, not in the engine.
+
+    `sent_object_id` is fixed before the first send: the evidence object or a variant of it, and never another one.
+    `created_at` is when it was put on its way, by the report or by an operator.
+    """
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("evidence_object_id", "destination"),
         _one_of("state", DeliveryState),
-        Index("ix_delivery_state_next_at", "state", "next_at"),
+        Index("ix_delivery_destination_state_next_at", "destination", "state", "next_at"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     evidence_object_id: Mapped[int] = mapped_column(ForeignKey("evidence_object.id"))
@@ -276,9 +304,41 @@ class Delivery(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     next_at: Mapped[datetime]
+    sent_object_id: Mapped[int | None] = mapped_column(ForeignKey("evidence_object.id"), index=True)
     dimse_status: Mapped[int | None]
+    http_status: Mapped[int | None]
     error: Mapped[str] = mapped_column(Text, default="")
     settled_at: Mapped[datetime | None]
+    transaction_uid: Mapped[str | None] = mapped_column(UID, index=True)
+    commitment_requests: Mapped[int] = mapped_column(default=0)
+
+
+class DeliveryAttempt(Base):
+    """What came of one attempt to send: the status and the words of the peer, or why there were none."""
+
+    __tablename__ = "delivery_attempt"
+    __table_args__ = (Index("ix_delivery_attempt_delivery_id_number", "delivery_id", "number"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("delivery.id"))
+    number: Mapped[int]
+    at: Mapped[datetime]
+    duration_ms: Mapped[float]
+    sop_instance_uid: Mapped[str] = mapped_column(UID)
+    dimse_status: Mapped[int | None]
+    http_status: Mapped[int | None]
+    outcome: Mapped[str] = mapped_column(String(16))
+    error: Mapped[str] = mapped_column(Text, default="")
+
+
+class StorageCommitment(Base):
+    """A request that a destination commit to objects, and when it answered. Standard: PS3.4 J.3."""
+
+    __tablename__ = "storage_commitment"
+    transaction_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    asked_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    instances: Mapped[int]
 
 
 class Quarantine(Base):

@@ -72,14 +72,28 @@ class DeliveryState(StrEnum):
 
     DUE = "due"
     WAITING = "waiting"
+    UNCOMMITTED = "uncommitted"
     SENT = "sent"
     COMMITTED = "committed"
     DEAD = "dead"
 
     @property
     def is_settled(self) -> bool:
-        """Whether the destination has the object."""
+        """Whether the destination has the object, and has committed to keep it where it can."""
         return self in (DeliveryState.SENT, DeliveryState.COMMITTED)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the node will do something more of itself."""
+        return self in (DeliveryState.DUE, DeliveryState.WAITING, DeliveryState.UNCOMMITTED)
+
+
+class CircuitState(StrEnum):
+    """Whether a destination is sent to: closed as usual, open not, half open while a probe asks whether it is back."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 def next_state(state: State, event: Event) -> State:

@@ -20,6 +20,20 @@ from dicomnode.domain.findings import BundleResult, Priority, findings_digest
 from dicomnode.domain.study import derived_uid
 from dicomnode.errors import ConfigError
 from dicomnode.evidence._source import text
+from dicomnode.evidence._variant import ALTERNATIVES, variant, variant_uid
+
+__all__ = [
+    "ALTERNATIVES",
+    "Case",
+    "Encoder",
+    "NodeIdentity",
+    "Predecessor",
+    "encoded",
+    "find_encoders",
+    "variant",
+    "variant_uid",
+    "warm_up",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,24 @@
 """Report: findings become evidence objects, durable in the spool before the first send, and deliveries (T5)."""
 
 import hashlib
+from datetime import datetime
 from pathlib import Path
 
 import pydicom
 from pydicom import Dataset
+from sqlalchemy.orm import Session
 
 from dicomnode import __version__, spool
 from dicomnode.config import NodeSettings, PeerSettings, Settings
-from dicomnode.db import results, studies
+from dicomnode.db import audit, deliveries, results, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import Priority
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.domain.study import derived_uid
 from dicomnode.engine import Queue
 from dicomnode.evidence import Case, NodeIdentity, Predecessor, encoded, find_encoders
-from dicomnode.flow.deliver import finish_version
+from dicomnode.flow import route
+from dicomnode.flow.finish import finish_version
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -43,12 +46,32 @@ class Report:
             moment = now(session)
             if studies.advance(session, version_id, Event.REPORTED, moment) is None:
                 return
+            routed = self._route(session, version_id, moment)
+            rounds: set[str] = set()
             for evidence in objects:
-                wanted = destinations(self._settings.destinations, evidence.encoder)
-                for delivery in results.add_evidence(session, version_id, evidence, wanted, moment):
-                    self._queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
+                wanted = destinations({name: self._settings.peers[name] for name in routed}, evidence.encoder)
+                due = results.add_evidence(session, version_id, evidence, wanted, moment)
+                rounds.update(delivery.destination for delivery in due)
+            deliveries.know(session, sorted(rounds))
+            for destination in sorted(rounds):
+                self._queue.add_round(session, destination, f"version/{version_id}/{moment.isoformat()}")
             finish_version(session, version_id, moment)
         log.info("study reported", version=version_id, objects=len(objects))
+
+    def _route(self, session: Session, version_id: int, moment: datetime) -> list[str]:
+        """Return where the results go, and note why."""
+        version = studies.version(session, version_id)
+        modalities = [series.modality for _, series in studies.members(session, version_id)]
+        known = route.facts(
+            version.source_ae_title,
+            modalities,
+            results.results_of(session, version_id),
+            Priority(version.priority or Priority.ROUTINE),
+        )
+        found = route.destinations(self._settings, known)
+        why = [f"{name}: {reason}" for name, reason in found.items()] or ["nowhere: no route matches"]
+        audit.record(session, "routed", at=moment, version_id=version_id, why=why)
+        return list(found)
 
     def _case(self, version_id: int) -> Case | None:
         with self._database.read() as session:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from dicomnode import spool
 from dicomnode.config import Settings
-from dicomnode.db import processes, results
+from dicomnode.db import processes
 from dicomnode.db.session import Database, now
-from dicomnode.domain.lifecycle import DeliveryState
 from dicomnode.engine import Engine, Queue
 from dicomnode.errors import Transient
 from dicomnode.flow.close import close_quiet_studies
+from dicomnode.flow.deliver import order_rounds
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -18,22 +18,9 @@ STAGED_FOR_A_DAY_S = 86400.0
 
 
 def sweep(database: Database, queue: Queue, settings: Settings) -> None:
-    """Close quiet studies and enqueue deliveries whose back-off is over."""
+    """Close quiet studies and order rounds to the destinations that have something to do."""
     close_quiet_studies(database, queue, settings)
-    requeue_waiting(database, queue)
-
-
-def requeue_waiting(database: Database, queue: Queue) -> int:
-    """Enqueue the deliveries whose back-off is over; return how many."""
-    with database.read() as session:
-        if not results.waiting_deliveries(session, now(session)):
-            return 0
-    with database.write() as session:
-        waiting = results.waiting_deliveries(session, now(session))
-        for delivery in waiting:
-            delivery.state = DeliveryState.DUE
-            queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
-        return len(waiting)
+    order_rounds(database, queue)
 
 
 def take_over_lost_work(database: Database, engine: Engine) -> int:

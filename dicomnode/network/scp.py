@@ -1,9 +1,9 @@
-"""Receiving: C-ECHO and C-STORE from the peers on the allow-list.
+"""Receiving: C-ECHO and C-STORE from the peers on the allow-list, and their answers to storage commitment requests.
 
 The data set of a C-STORE request goes as it came, undecoded, to the callback `on_store`, which gives the answer.
 Which called AE title a peer uses is not checked: a node that is reached is meant, and a wrong one is only logged.
 
-Standard: PS3.4 annexes A and B (Verification, Storage), PS3.7 9.1.1 and 9.1.5, PS3.8 section 7.
+Standard: PS3.4 annexes A, B and J (Verification, Storage, Storage Commitment), PS3.7 9.1.1 and 9.1.5, PS3.8 section 7.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
@@ -29,6 +29,7 @@ from dicomnode.config import PeerSettings, ReceiverSettings
 from dicomnode.errors import ConfigError, Permanent, Transient, UnreadableObject
 from dicomnode.log import get_logger
 from dicomnode.network.access import Rejection, admission, printable, rejection
+from dicomnode.network.commitment import STORAGE_COMMITMENT, Commitment, answer
 from dicomnode.network.session import VERIFICATION, Server, Session, StoreAnswer
 from dicomnode.network.status import Status
 
@@ -79,6 +80,7 @@ class StorageSCP:
     """A server for C-ECHO and C-STORE; each association is served by threads of its own.
 
     `on_store` returns the answer, or raises: `Transient` becomes 0xA700, `Permanent` 0xC000, all else 0xA700 (ours).
+    `on_commitment` takes what a peer commits to; without it no peer may report that.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class StorageSCP:
         peers: Mapping[str, PeerSettings],
         on_store: Callable[[StoreRequest], StoreAnswer],
         on_rejected: Callable[[Rejection], None],
+        on_commitment: Callable[[Commitment], bool] | None = None,
     ) -> None:
         self._settings = settings
         self._peers = peers
         self._on_store = on_store
         self._on_rejected = on_rejected
+        self._on_commitment = on_commitment
         self._ae = ApplicationEntity(ae_title)
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.maximum_associations = 1 << 30  # counted here, where an idle connection does not count
@@ -119,6 +123,7 @@ class StorageSCP:
             (evt.EVT_DIMSE_RECV, self._on_message),
             (evt.EVT_C_STORE, self._on_c_store),
             (evt.EVT_C_ECHO, self._on_c_echo),
+            (evt.EVT_N_EVENT_REPORT, self._on_event_report),
         ]
         address = (self._settings.host, self._settings.port)
         try:
@@ -209,14 +214,25 @@ class StorageSCP:
             context.abstract_syntax = UID(uid)
             context.transfer_syntax = list(transfer_syntaxes)
             contexts.append(context)
-        return contexts
+        return contexts + self._commitment_contexts(assoc)
+
+    def _commitment_contexts(self, assoc: Association) -> list[PresentationContext]:
+        """Return Storage Commitment for a requestor that is its SCP: it reports what we asked for. PS3.4 J.3.3."""
+        role = assoc.requestor.role_selection.get(UID(STORAGE_COMMITMENT))
+        if self._on_commitment is None or role is None or not role.scp_role:
+            return []
+        context = PresentationContext()
+        context.abstract_syntax = UID(STORAGE_COMMITMENT)
+        context.transfer_syntax = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]
+        context.scu_role = context.scp_role = True
+        return [context]
 
     def _on_sop_classes(self, event: evt.Event) -> dict[UID, SOPClassCommonExtendedNegotiation]:
         """Return the Storage Service Class for the SOP Classes that pynetdicom does not know; nothing is sent."""
         items: dict[UID, SOPClassCommonExtendedNegotiation] = {}
         for context in event.assoc.acceptor.supported_contexts:
             uid = UID(context.abstract_syntax or "")
-            if uid not in (*_STORAGE_CLASSES.values(), VERIFICATION):
+            if uid not in (*_STORAGE_CLASSES.values(), VERIFICATION, STORAGE_COMMITMENT):
                 item = SOPClassCommonExtendedNegotiation()
                 item.sop_class_uid = uid
                 item.service_class_uid = UID(_STORAGE_SERVICE_CLASS)
@@ -228,6 +244,11 @@ class StorageSCP:
 
     def _on_c_echo(self, _event: evt.Event) -> int:
         return Status.SUCCESS
+
+    def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
+        if self._on_commitment is None:
+            return Status.NOT_AUTHORIZED, None
+        return answer(event, self._on_commitment), None
 
     def _on_c_store(self, event: evt.Event) -> Dataset:
         """Answer a C-STORE request; never raises."""

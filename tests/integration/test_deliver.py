@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import update
 
-from dicomnode.db import results, studies
+from dicomnode.db import deliveries, results, studies
 from dicomnode.db.tables import StudyVersion
 from dicomnode.domain.lifecycle import DeliveryState, State
 from dicomnode.domain.study import InstanceHeader
-from dicomnode.flow.deliver import finish_version
+from dicomnode.flow.finish import finish_version
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -34,8 +34,9 @@ def test_version_is_done_when_its_last_two_deliveries_settle_at_once(database, v
     settled, second_began = threading.Event(), threading.Event()
 
     def settle(session, delivery_id):
-        due = results.due_delivery(session, delivery_id)
-        assert results.settle_delivery(session, due, DeliveryState.SENT, at=NOW, dimse_status=0, error="")
+        (due,) = (d for name in "ab" for d in deliveries.due(session, name, NOW, 9) if d.delivery_id == delivery_id)
+        sent = deliveries.Attempt(DeliveryState.SENT, "accepted", NOW, "2.25.1", 1.0, 0, None, "")
+        assert deliveries.settle(session, due, sent, NOW)
         finish_version(session, version_id, NOW)
 
     def settle_second():

@@ -125,7 +125,7 @@ def test_nothing_in_the_engine_is_pickled(database, queue):
     with Worker(database.url) as worker:
         with database.write() as session:
             queue.add_study(session, "2.25.1", 1, 1)
-            queue.add_delivery(session, 1, "pacs", 0)
+            queue.add_round(session, "pacs", "1")
         wait_for(lambda: worker.reported == [1])
     assert {row.serialization for row in workflows(database)} == {"portable_json"}
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
 from dicomnode.config import DeliverySettings, PeerSettings
 from dicomnode.errors import PeerRefused, PeerUnavailable
 from dicomnode.network import scu
 from dicomnode.network.scu import RESULT_SOP_CLASSES, echo, send
 from dicomnode.network.status import Outcome
+from tests.acceptor import Acceptor
 
 CT, SR, SC = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7"
 VERIFICATION = "1.2.840.10008.1.1"
@@ -24,46 +25,19 @@ IMPLICIT, EXPLICIT, JPEG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.
 SETTINGS = DeliverySettings(connect_timeout_s=2, network_timeout_s=2)
 
 
-class Pacs:
-    """An acceptor that keeps the bytes it gets."""
-
-    def __init__(self, contexts: dict[str, list[str]], answer: Callable[[evt.Event], int | Dataset]) -> None:
-        self.received: list[tuple[str, str, bytes]] = []
-        self.calling: list[str] = []
-        self.no_delay: list[int] = []
-        self._answer = answer
-        self.ae = AE("PACS")
-        for sop_class, syntaxes in contexts.items():
-            self.ae.add_supported_context(sop_class, syntaxes)
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
-        self.server = self.ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        self.peer = PeerSettings(ae_title="PACS", host="127.0.0.1", port=self.server.server_address[1])
-
-    def _accepted(self, event: evt.Event) -> None:
-        self.calling.append(event.assoc.requestor.primitive.calling_ae_title)
-
-    def _store(self, event: evt.Event) -> int | Dataset:
-        answer = self._answer(event)
-        request = event.request
-        self.received.append(
-            (request.AffectedSOPInstanceUID, event.context.transfer_syntax, request.DataSet.getvalue())
-        )
-        return answer
-
-
 @pytest.fixture
-def pacs() -> Iterator[Callable[..., Pacs]]:
-    running: list[Pacs] = []
+def pacs() -> Iterator[Callable[..., Acceptor]]:
+    running: list[Acceptor] = []
 
-    def start(contexts: dict[str, list[str]] | None = None, answer: Callable[[evt.Event], int] = lambda _e: 0) -> Pacs:
-        running.append(Pacs(contexts or {VERIFICATION: [IMPLICIT], CT: [EXPLICIT]}, answer))
+    def start(
+        contexts: dict[str, list[str]] | None = None, answer: Callable[[evt.Event], int] = lambda _e: 0
+    ) -> Acceptor:
+        running.append(Acceptor(contexts or {VERIFICATION: [IMPLICIT], CT: [EXPLICIT]}, answer))
         return running[-1]
 
     yield start
     for one in running:
-        one.server.shutdown()
-        for assoc in one.ae.active_associations:
-            assoc.abort()
+        one.close()
 
 
 @pytest.fixture
@@ -203,7 +177,7 @@ def test_a_peer_that_accepts_nothing_refuses(pacs, dicom_file):
         list(send(pacs({SR: [IMPLICIT]}).peer, "DICOMNODE", [dicom_file()], SETTINGS))
 
 
-STATUSES = {0xB007: Outcome.ACCEPTED, 0xA700: Outcome.RETRY, 0xA900: Outcome.REFUSED, 0x0124: Outcome.REFUSED}
+STATUSES = {0xB007: Outcome.WARNING, 0xA700: Outcome.RETRY, 0xA900: Outcome.REFUSED, 0x0124: Outcome.REFUSED}
 
 
 @pytest.mark.parametrize(("status", "outcome"), STATUSES.items())
@@ -229,7 +203,7 @@ def test_an_association_lost_midway_leaves_the_rest_for_later(pacs, dicom_file):
     results = list(send(pacs(answer=answer).peer, "DICOMNODE", files, SETTINGS))
 
     assert [result.status for result in results] == [0, None, None, None]
-    assert [result.outcome for result in results] == [Outcome.ACCEPTED, *[Outcome.RETRY] * 3]
+    assert [result.outcome for result in results] == [Outcome.ACCEPTED, *[Outcome.UNAVAILABLE] * 3]
     assert "did not answer C-STORE" in results[1].comment
     assert "cut the association" in results[3].comment
 
@@ -247,7 +221,7 @@ def test_a_peer_that_does_not_answer_a_store_ends_in_time(pacs, dicom_file):
     results = list(send(receiver.peer, "DICOMNODE", [dicom_file(1), dicom_file(2)], settings))
 
     go.set()
-    assert [(result.status, result.outcome) for result in results] == [(None, Outcome.RETRY)] * 2
+    assert [(result.status, result.outcome) for result in results] == [(None, Outcome.UNAVAILABLE)] * 2
 
 
 def test_unreadable_files_are_reported_and_do_not_stop_the_others(pacs, dicom_file, tmp_path):

@@ -78,6 +78,12 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_S) as answer:
             return bytes(answer.read())
 
+    def delete(self, path: str) -> None:
+        """Remove the resource at a REST path."""
+        request = urllib.request.Request(self.http_url + path, method="DELETE")
+        with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT_S):
+            pass
+
     def get(self, path: str) -> Json:
         """Return the JSON object at a REST path."""
         value: Json = json.loads(self.rest(path))

@@ -176,4 +176,4 @@ def test_a_storescp_that_aborts_during_a_store_leaves_the_rest_for_later(storesc
 
     results = list(send(peer, "DICOMNODE", files, DeliverySettings()))
 
-    assert [(result.status, result.outcome) for result in results] == [(None, Outcome.RETRY)] * 2
+    assert [(result.status, result.outcome) for result in results] == [(None, Outcome.UNAVAILABLE)] * 2

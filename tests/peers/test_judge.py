@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from dicomnode.domain.findings import BundleResult, Priority, study_priority
 from dicomnode.domain.study import version_uid
-from dicomnode.evidence import Case, Predecessor, encoded, find_encoders
+from dicomnode.evidence import ALTERNATIVES, Case, Predecessor, encoded, find_encoders, variant
 from dicomnode.evidence._invented import invented_case
 
 JUDGE = Path(os.environ.get("DICOMNODE_TEST_JUDGE", Path(__file__).parents[3] / "shared" / "judge" / "judge.sh"))
@@ -229,3 +229,22 @@ def test_no_validator_finds_an_error(make: Callable[[], Case], tmp_path: Path) -
     assert judged.returncode == 0, report
     assert f"judge: {len(paths)} file(s), 0 errors" in report
     assert len(paths) >= 2
+
+
+@pytest.mark.parametrize("name", ["CR, second version", "DX, Japanese and odd header"])
+def test_no_validator_finds_an_error_in_a_report_of_another_sop_class(name: str, tmp_path: Path) -> None:
+    """The same content tree is legal in the SOP Classes that a peer may take instead."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        case = CASES[name]()
+    (report,) = next(encoder for encoder in find_encoders() if encoder.name == "measurement_report").encode(case)
+    paths = []
+    for sop_class in ALTERNATIVES[str(report.SOPClassUID)]:
+        paths.append(tmp_path / f"{sop_class}.dcm")
+        paths[-1].write_bytes(encoded(variant(encoded(report), sop_class)))
+
+    judged = subprocess.run([JUDGE, *paths], capture_output=True, text=True, errors="replace", check=False)
+
+    assert judged.returncode == 0, judged.stdout + judged.stderr
+    assert f"judge: {len(paths)} file(s), 0 errors" in judged.stdout + judged.stderr
+    assert len(paths) == 2

@@ -29,6 +29,23 @@ CASES = {
     "missing": ("[peers.ct]\nsends = true", r"\[peers.ct\] ae_title: is missing"),
     "long AE title": ('[node]\nae_title = "SEVENTEEN_LETTERS"', r"\[node\] ae_title = 'SEVENTEEN_LETTERS': .*16"),
     "network": ('[peers.ct]\nae_title = "CT"\naddresses = ["10.1.2"]', r"\[peers.ct\] addresses = .*10.1.2"),
+    "route key": (
+        '[peers.pacs]\nae_title = "P"\n[[routes]]\ndestinations = ["pacs"]\nprioity = "urgent"',
+        r"\[routes.0\] prioity: .*did you mean 'priority'",
+    ),
+    "route to nobody": (
+        '[peers.pacs]\nae_title = "P"\n[[routes]]\ndestinations = ["pasc"]',
+        r"\[\[routes\]\] number 1, destinations: there is no \[peers.pasc\]; did you mean 'pacs'",
+    ),
+    "route nowhere": ("[[routes]]\ndestinations = []", r"\[routes.0\] destinations = .*at least 1"),
+    "password in a web address": (
+        '[peers.web]\nae_title = "W"\nstow_url = "https://me:secret@host/dicom-web"',
+        r"\[peers.web\] stow_url",
+    ),
+    "commitment over the web": (
+        '[peers.web]\nae_title = "W"\nstow_url = "https://host/dicom-web"\ncommitment = true',
+        r"commitment.*C-STORE",
+    ),
     "syntax": ("[receiver\nport = 5", r"dicomnode.toml: not valid TOML"),
 }
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from dicomnode.db import migrate, results, studies
+from dicomnode.db import deliveries, migrate, results, studies
 from dicomnode.db.session import Database
 from dicomnode.db.tables import AuditEvent, SOPInstance, StudyVersion
 from dicomnode.domain.codes import LUNG
@@ -195,16 +195,13 @@ def test_evidence_is_added_once_with_one_delivery_a_destination(database):
 def test_an_attempt_is_settled_once(database):
     version_id = arrive(database)
     evidence = results.Evidence("sr", "1.2", "2.25.1", "2.25.2", "AI", studies.StoredFile("evidence/x", 1, "d"))
+    wait = timedelta(seconds=5)
+    failed = deliveries.Attempt(DeliveryState.WAITING, "retry", T0 + wait, "2.25.1", 1.0, 0xA700, None, "x")
     with database.write() as session:
         (delivery,) = results.add_evidence(session, version_id, evidence, ["A"], T0)
-        due = results.due_delivery(session, delivery.id)
-        wait = timedelta(seconds=5)
-        settled = [
-            results.settle_delivery(session, due, DeliveryState.WAITING, at=T0, dimse_status=None, error="x", wait=wait)
-            for _ in range(2)
-        ]
-    assert settled == [True, False]
+        (due,) = deliveries.due(session, "A", T0, 9)
+        assert [deliveries.settle(session, due, failed, T0) for _ in range(2)] == [True, False]
     with database.read() as session:
-        assert results.due_delivery(session, delivery.id) is None
-        assert results.waiting_deliveries(session, T0 + timedelta(seconds=4)) == []
-        assert len(results.waiting_deliveries(session, T0 + wait)) == 1
+        assert deliveries.due(session, "A", T0 + timedelta(seconds=4), 9) == []
+        assert [d.attempts for d in deliveries.due(session, "A", T0 + wait, 9)] == [1]
+        assert [a.dimse_status for a in deliveries.attempts_of(session, delivery.id)] == [0xA700]
