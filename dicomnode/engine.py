@@ -79,9 +79,12 @@ class Queue:
         options = _options(STUDY_WORKFLOW, ANALYSIS_QUEUE, f"study/{version_uid}/{run}")
         self._client.enqueue_in_transaction(session, options, version_id)
 
-    def add_delivery(self, session: Session, delivery_id: int, destination: str, attempt: int) -> None:
-        """Enqueue one attempt of a delivery; a destination is a partition, so a dead one delays no other."""
-        options = _options(DELIVERY_WORKFLOW, DELIVERY_QUEUE, f"deliver/{delivery_id}/{attempt}")
+    def add_delivery(self, session: Session, delivery_id: int, destination: str, run: int) -> None:
+        """Enqueue one attempt of a delivery; a destination is a partition, so a dead one delays no other.
+
+        `run` counts how often the delivery was queued.
+        """
+        options = _options(DELIVERY_WORKFLOW, DELIVERY_QUEUE, f"deliver/{delivery_id}/{run}")
         options["queue_partition_key"] = destination
         self._client.enqueue_in_transaction(session, options, delivery_id)
 

@@ -108,7 +108,7 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
     evidence.warm_up()
     queue = Queue(settings.database_url)
     with contextlib.closing(queue), Analyzer(bundles, settings.analysis) as analyzer:
-        analysis = Analysis(database, root, analyzer, settings.analysis, refused)
+        analysis = Analysis(database, root, queue, analyzer, settings.analysis, refused)
         report = Report(database, root, queue, settings)
         steps = StudySteps(analysis.analyze, report.report, lambda version, why: give_up(database, version, why))
         engine = Engine(settings.database_url, executor_id)
@@ -116,6 +116,7 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
         try:
             yield
         finally:
+            analysis.stop()
             engine.stop(wait_s=STOP_WAIT_S)
 
 

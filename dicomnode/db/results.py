@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from dicomnode.db.session import changed_rows
 from dicomnode.db.studies import StoredFile
-from dicomnode.db.tables import Analysis, Delivery, EvidenceObject, FindingRow, PredictionRow, StudyVersion
+from dicomnode.db.tables import Analysis, Delivery, EvidenceObject, FindingRow, Pause, PredictionRow, StudyVersion
 from dicomnode.domain.codes import ABNORMAL
 from dicomnode.domain.findings import (
     AnomalyFinding,
@@ -19,7 +19,7 @@ from dicomnode.domain.findings import (
     Prediction,
     Priority,
 )
-from dicomnode.domain.lifecycle import DeliveryState
+from dicomnode.domain.lifecycle import DeliveryState, Stage
 
 CLASS, ANOMALY = "class", "anomaly"
 
@@ -311,11 +311,21 @@ def settle_delivery(
     return changed == 1
 
 
+def hold_delivery(session: Session, delivery_id: int, at: datetime) -> None:
+    """Take a due delivery back from the engine's queue without counting an attempt: its destination is paused."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.id == delivery_id, Delivery.state == DeliveryState.DUE)
+        .values(state=DeliveryState.WAITING, next_at=at)
+    )
+
+
 def waiting_deliveries(session: Session, at: datetime, limit: int = 200) -> list[Delivery]:
-    """Return deliveries whose back-off is over."""
+    """Return deliveries whose back-off is over and whose destination is not paused."""
+    paused = select(Pause.stage).where(Pause.stage == Stage.DELIVER, Pause.destination.in_(["", Delivery.destination]))
     query = (
         select(Delivery)
-        .where(Delivery.state == DeliveryState.WAITING, Delivery.next_at <= at)
+        .where(Delivery.state == DeliveryState.WAITING, Delivery.next_at <= at, ~paused.exists())
         .order_by(Delivery.next_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

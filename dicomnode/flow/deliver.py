@@ -9,10 +9,10 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from dicomnode.config import PeerSettings, Settings
-from dicomnode.db import audit, results, studies
+from dicomnode.db import audit, pauses, results, studies
 from dicomnode.db.results import DueDelivery
 from dicomnode.db.session import Database, now
-from dicomnode.domain.lifecycle import DeliveryState, Event
+from dicomnode.domain.lifecycle import DeliveryState, Event, Stage
 from dicomnode.errors import PeerRefused, PeerUnavailable
 from dicomnode.log import get_logger
 from dicomnode.metrics import DELIVERY_ATTEMPTS
@@ -31,14 +31,22 @@ class Deliveries:
         self._settings = settings
 
     def deliver(self, delivery_id: int) -> None:
-        """Send what is due and settle it; a delivery that is not due any more is left alone."""
+        """Send what is due and settle it; a delivery that is not due any more is left alone, a paused one waits."""
         with self._database.read() as session:
             due = results.due_delivery(session, delivery_id)
+            is_paused = due is not None and pauses.is_paused(session, Stage.DELIVER, due.destination)
         if due is None:
+            return
+        if is_paused:
+            self._hold(due)
             return
         outcome, status, error = self._attempt(due)
         DELIVERY_ATTEMPTS.labels(due.destination, str(outcome)).inc()
         self._settle(due, outcome, status, error)
+
+    def _hold(self, due: DueDelivery) -> None:
+        with self._database.write() as session:
+            results.hold_delivery(session, due.delivery_id, now(session))
 
     def _attempt(self, due: DueDelivery) -> tuple[Outcome, int | None, str]:
         peer = self._settings.peers.get(due.destination)

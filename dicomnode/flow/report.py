@@ -46,7 +46,7 @@ class Report:
             for evidence in objects:
                 wanted = destinations(self._settings.destinations, evidence.encoder)
                 for delivery in results.add_evidence(session, version_id, evidence, wanted, moment):
-                    self._queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
+                    self._queue.add_delivery(session, delivery.id, delivery.destination, delivery.run)
             finish_version(session, version_id, moment)
         log.info("study reported", version=version_id, objects=len(objects))
 

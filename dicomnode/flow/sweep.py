@@ -32,7 +32,8 @@ def requeue_waiting(database: Database, queue: Queue) -> int:
         waiting = results.waiting_deliveries(session, now(session))
         for delivery in waiting:
             delivery.state = DeliveryState.DUE
-            queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
+            delivery.run += 1
+            queue.add_delivery(session, delivery.id, delivery.destination, delivery.run)
         return len(waiting)
 
 

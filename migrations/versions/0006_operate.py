@@ -1,0 +1,44 @@
+"""Pauses, chores, and what retention removed.
+
+Revision: 0006, after 0001
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+PURGED_TABLES = ("study", "sop_instance", "evidence_object", "quarantine")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "pause",
+        sa.Column("stage", sa.String(length=16), nullable=False),
+        sa.Column("destination", sa.String(length=64), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("actor", sa.String(length=64), nullable=False),
+        sa.Column("reason", sa.String(length=1024), nullable=False),
+        sa.PrimaryKeyConstraint("stage", "destination", name=op.f("pk_pause")),
+    )
+    op.create_table(
+        "chore",
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("began_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_chore")),
+    )
+    for table in PURGED_TABLES:
+        op.add_column(table, sa.Column("purged_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("delivery", sa.Column("run", sa.Integer(), nullable=False, server_default="0"))
+    op.execute("UPDATE delivery SET run = attempts")  # names of what is on the engine's queue now end in attempts
+    op.create_index(
+        "ix_study_with_files",
+        "study",
+        ["first_received_at"],
+        sqlite_where=sa.text("purged_at IS NULL"),
+        postgresql_where=sa.text("purged_at IS NULL"),
+    )
