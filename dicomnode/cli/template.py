@@ -18,6 +18,7 @@ TEMPLATE = """\
 # port = 11112
 # max_associations = 100
 # min_free_bytes = 1073741824       # with less free space C-STORE answers 0xA700 (out of resources)
+# max_queued_studies = 100000       # with so many in the queue new studies are answered 0xA700
 # accept_unknown_peers = false
 
 [study]
@@ -31,6 +32,12 @@ TEMPLATE = """\
 # first_retry_s = 5.0
 # max_retry_s = 600.0
 # give_up_after_days = 7.0
+
+[retention]                         # files go only when the results of their study are delivered; rows stay
+# keep_days = 30.0
+# keep_evidence_days = 365.0
+# target_free_bytes = 2147483648    # with less free space the oldest delivered studies go before their time
+# quarantine_days = 90.0
 
 [log]
 # level = "INFO"
