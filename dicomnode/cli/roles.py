@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from enum import StrEnum
@@ -75,11 +74,9 @@ def require_newest_schema(database: Database) -> None:
 @contextlib.contextmanager
 def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
     from dicomnode.flow.receive import Reception
-    from dicomnode.flow.sweep import clear_staging
     from dicomnode.network.scp import StorageSCP
 
     root = settings.node.data_dir
-    clear_staging(root, time.time())
     reception = Reception(database, root, settings.receiver)
     scp = StorageSCP(
         settings.receiver,
@@ -123,6 +120,7 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
 @contextlib.contextmanager
 def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
     from dicomnode.engine import Engine, Queue
+    from dicomnode.flow import housekeeping
     from dicomnode.flow.deliver import Deliveries
     from dicomnode.flow.sweep import run_forever
 
@@ -133,12 +131,15 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
         engine.run_deliveries(Deliveries(database, root, settings).deliver, concurrency=DELIVERIES_AT_ONCE)
         stop = threading.Event()
         sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
+        keeper = threading.Thread(target=housekeeping.run_forever, args=(database, settings, stop))
         sweeper.start()
+        keeper.start()
         try:
             yield
         finally:
             stop.set()
             sweeper.join()
+            keeper.join()
             engine.stop(wait_s=STOP_WAIT_S)
 
 

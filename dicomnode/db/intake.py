@@ -1,5 +1,7 @@
 """What decides whether an arriving instance is taken, and under which name."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -19,16 +21,26 @@ def is_known_study(session: Session, study_instance_uid: str) -> bool:
     return session.scalar(select(Study.id).where(Study.study_instance_uid == study_instance_uid)) is not None
 
 
-def purges(session: Session, header: InstanceHeader) -> int:
-    """Return how many revisions of an instance retention has purged: the next file must not get the name of one."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of an arriving instance: whether its very bytes are here, how many revisions retention removed."""
+
+    is_known: bool
+    purges: int
+
+
+def seen(session: Session, header: InstanceHeader, sha256: str) -> Seen:
+    """Return what the rows know of an instance with these bytes."""
     query = (
-        select(func.count())
-        .select_from(SOPInstance)
+        select(SOPInstance.sha256, SOPInstance.is_current, SOPInstance.purged_at)
         .join(Study, Study.id == SOPInstance.study_id)
         .where(
             Study.study_instance_uid == header.study_instance_uid,
             SOPInstance.sop_instance_uid == header.sop_instance_uid,
-            SOPInstance.purged_at.is_not(None),
         )
     )
-    return session.execute(query).scalar_one()
+    revisions = session.execute(query).all()
+    return Seen(
+        is_known=any(r.is_current and r.sha256 == sha256 and r.purged_at is None for r in revisions),
+        purges=sum(r.purged_at is not None for r in revisions),
+    )

@@ -30,24 +30,6 @@ class Sender:
     address: str
 
 
-def is_known(session: Session, header: InstanceHeader, sha256: str) -> bool:
-    """Return whether the current revision of the instance has these very bytes, and they are still in the spool."""
-    return (
-        session.scalar(
-            select(SOPInstance.id)
-            .join(Study, Study.id == SOPInstance.study_id)
-            .where(
-                Study.study_instance_uid == header.study_instance_uid,
-                SOPInstance.sop_instance_uid == header.sop_instance_uid,
-                SOPInstance.is_current,
-                SOPInstance.sha256 == sha256,
-                SOPInstance.purged_at.is_(None),
-            )
-        )
-        is not None
-    )
-
-
 def is_own_evidence(session: Session, sop_instance_uid: str) -> bool:
     """Return whether the node itself made this object (a PACS may route our results back to us)."""
     found = session.scalar(select(EvidenceObject.id).where(EvidenceObject.sop_instance_uid == sop_instance_uid))

@@ -257,6 +257,14 @@ class EvidenceObject(Base):
     """A result as DICOM: its bytes lie in the spool before the first send and never change."""
 
     __tablename__ = "evidence_object"
+    __table_args__ = (
+        Index(
+            "ix_evidence_object_with_file",
+            "created_at",
+            sqlite_where=text("purged_at IS NULL"),
+            postgresql_where=text("purged_at IS NULL"),
+        ),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("study_version.id"), index=True)
     encoder: Mapped[str] = mapped_column(String(64))

@@ -90,6 +90,8 @@ def resend(database: Database, delivery_id: int, actor: str) -> Done:
         if delivery is None:
             return Done(False, "there is no such delivery")
         evidence = session.get_one(EvidenceObject, delivery.evidence_object_id)
+        studies.lock(session, evidence.version_id)
+        session.refresh(evidence)  # retention decides under the same lock
         if evidence.purged_at is not None:
             return Done(False, f"the object was removed by [retention] on {evidence.purged_at:%Y-%m-%d}")
         return _send_again(session, evidence.version_id, [delivery], now(session), actor)

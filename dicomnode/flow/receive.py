@@ -13,7 +13,7 @@ from dicomnode.config import ReceiverSettings
 from dicomnode.db import audit, intake, quarantine, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.study import InstanceHeader
-from dicomnode.errors import DatabaseUnavailable, UnreadableObject
+from dicomnode.errors import DatabaseUnavailable, SpoolFileMissing, UnreadableObject
 from dicomnode.flow.pressure import BackPressure
 from dicomnode.log import get_logger
 from dicomnode.metrics import ASSOCIATIONS_REJECTED, BYTES_RECEIVED, INSTANCES_RECEIVED
@@ -59,25 +59,31 @@ class Reception:
     def _keep(self, request: StoreRequest, header: InstanceHeader) -> None:
         sha256 = hashlib.sha256(request.dataset).hexdigest()
         with self._database.read() as session:
-            if studies.is_own_evidence(session, header.sop_instance_uid) or studies.is_known(session, header, sha256):
+            seen = intake.seen(session, header, sha256)
+            if seen.is_known or studies.is_own_evidence(session, header.sop_instance_uid):
                 log.info("instance known already", sop_instance_uid=header.sop_instance_uid)
                 return
-            purges = intake.purges(session, header)
         # what retention is about to remove may have the same bytes: a new file has a name of its own
-        content = f"{sha256}{request.transfer_syntax_uid}{purges or ''}"
+        content = f"{sha256}{request.transfer_syntax_uid}{seen.purges or ''}"
         name = spool.instance_name(header.study_instance_uid, header.sop_instance_uid, content)
         size = self._write(request, name)
         file = studies.StoredFile(name, size, sha256)
         sender = studies.Sender(request.calling_ae_title, request.calling_address)
-        self._add_row(header, file, sender)
+        self._add_row(header, file, sender, seen.purges)
 
-    def _add_row(self, header: InstanceHeader, file: studies.StoredFile, sender: studies.Sender) -> None:
-        """Commit the row; a race with another receiver (first instance of a study, same UID) is run again."""
+    def _add_row(self, header: InstanceHeader, file: studies.StoredFile, sender: studies.Sender, purges: int) -> None:
+        """Commit the row; a race with another receiver (first instance of a study, same UID) is run again.
+
+        Raises `SpoolFileMissing` where retention went over the study meanwhile: it may have taken the new file too.
+        """
         for _ in range(RACES):
             try:
                 with self._database.write() as session:
-                    if not studies.is_known(session, header, file.sha256):
-                        studies.add_instance(session, header, file, sender, now(session))
+                    if intake.seen(session, header, file.sha256).is_known:
+                        return
+                    studies.add_instance(session, header, file, sender, now(session))
+                    if intake.seen(session, header, file.sha256).purges != purges:
+                        raise SpoolFileMissing(f"{header.sop_instance_uid} was purged while it was received again")
             except IntegrityError as exc:
                 log.info("two receivers at one row", error=str(exc.orig))
             else:

@@ -1,9 +1,7 @@
 """Sweep: twice a second, what time has made due is found in the rows and put on the engine's queues."""
 
 import threading
-from pathlib import Path
 
-from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import processes, results
 from dicomnode.db.session import Database, now
@@ -14,7 +12,6 @@ from dicomnode.flow.close import close_quiet_studies
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
-STAGED_FOR_A_DAY_S = 86400.0
 
 
 def sweep(database: Database, queue: Queue, settings: Settings) -> None:
@@ -54,10 +51,3 @@ def run_forever(database: Database, queue: Queue, engine: Engine, settings: Sett
             log.warning("sweep waits", error=str(exc))
         except Exception:
             log.exception("sweep failed")
-
-
-def clear_staging(root: Path, now_s: float) -> None:
-    """Remove what a crash left in staging a day ago: it has no row and was never acknowledged."""
-    removed = spool.sweep_staging(root, STAGED_FOR_A_DAY_S, now_s)
-    if removed:
-        log.warning("removed staged files without a row", files=removed)

@@ -35,10 +35,9 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("purged_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("delivery", sa.Column("run", sa.Integer(), nullable=False, server_default="0"))
     op.execute("UPDATE delivery SET run = attempts")  # names of what is on the engine's queue now end in attempts
-    op.create_index(
-        "ix_study_with_files",
-        "study",
-        ["first_received_at"],
-        sqlite_where=sa.text("purged_at IS NULL"),
-        postgresql_where=sa.text("purged_at IS NULL"),
-    )
+    for table, name, column in (
+        ("study", "ix_study_with_files", "first_received_at"),
+        ("evidence_object", "ix_evidence_object_with_file", "created_at"),
+    ):
+        held = sa.text("purged_at IS NULL")
+        op.create_index(name, table, [column], sqlite_where=held, postgresql_where=held)
