@@ -248,11 +248,12 @@ def counts_by_state(session: Session) -> dict[State, int]:
 
 
 def newest_versions(session: Session, limit: int, state: State | None = None) -> list[tuple[StudyVersion, Study]]:
-    """Return versions with their studies, the last received first."""
-    query = select(StudyVersion, Study).join(Study, Study.id == StudyVersion.study_id)
-    if state is not None:
-        query = query.where(StudyVersion.state == state)
-    query = query.order_by(StudyVersion.last_instance_at.desc(), StudyVersion.id.desc()).limit(limit)
+    """Return versions with their studies, the last opened first; of one state the last received first."""
+    query = select(StudyVersion, Study).join(Study, Study.id == StudyVersion.study_id).limit(limit)
+    if state is None:
+        query = query.order_by(StudyVersion.id.desc())
+    else:
+        query = query.where(StudyVersion.state == state).order_by(StudyVersion.last_instance_at.desc())
     return [(v, s) for v, s in session.execute(query)]
 
 

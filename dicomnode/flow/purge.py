@@ -69,15 +69,16 @@ def purge_for_space(database: Database, root: Path, target_free_bytes: int, stop
     """Remove the images of the studies that were received first until so many bytes are free, or none may go."""
     with database.read() as session:
         before = now(session) - AT_LEAST
-    purged = Purged()
-    while shutil.disk_usage(root).free < target_free_bytes and not stop.is_set():
+    why = f"less than {target_free_bytes} bytes were free"
+    purged, gone_before = Purged(), -1
+    while purged.studies > gone_before:
+        gone_before = purged.studies
         with database.read() as session:
-            found = retention.purgeable_studies(session, before, 1)
-        if not found:
-            break
-        purged += _purge(
-            database, root, found[0], retention.purge_study, before, f"less than {target_free_bytes} bytes were free"
-        )
+            found = retention.purgeable_studies(session, before, BATCH)
+        for study_id in found:
+            if shutil.disk_usage(root).free >= target_free_bytes or stop.is_set():
+                return purged
+            purged += _purge(database, root, study_id, retention.purge_study, before, why)
     return purged
 
 

@@ -37,8 +37,9 @@ def requeue_waiting(database: Database, queue: Queue) -> int:
 def take_over_lost_work(database: Database, engine: Engine) -> int:
     """Give the work of processes that are silent or known to be dead back to its queue."""
     with database.read() as session:
-        living = [process.executor_id for process in processes.alive(session, now(session))]
-    return engine.take_over([*living, engine.executor_id])
+        living = {process.executor_id for process in processes.alive(session, now(session))}
+        lost = engine.holders(session) - living - {engine.executor_id}
+    return engine.take_over(lost)
 
 
 def run_forever(database: Database, queue: Queue, engine: Engine, settings: Settings, stop: threading.Event) -> None:
