@@ -62,6 +62,7 @@ class ReceiverSettings(Table):
     network_timeout_s: Seconds = Field(default=60, description="an association without a byte for so long is aborted")
     acse_timeout_s: Seconds = Field(default=30)
     min_free_bytes: int = Field(default=1 << 30, ge=0, description="below it C-STORE answers 0xA700")
+    max_queued_studies: int = Field(default=100_000, ge=1, description="from it on new studies are answered 0xA700")
     accept_unknown_sop_classes: bool = Field(default=True, description="Storage SOP Classes that pydicom does not know")
     accept_unknown_peers: bool = Field(default=False, description="any calling AE title may store")
 
@@ -109,6 +110,17 @@ class DeliverySettings(Table):
     longest_probe_s: float = Field(default=60, gt=0, description="a destination that is away is probed so often")
     commitment_wait_s: float = Field(default=1, ge=0, description="for its result on the association that asked for it")
     commitment_timeout_s: float = Field(default=300, gt=0, description="without a result it is asked for again")
+
+
+class RetentionSettings(Table):
+    """How long files stay; rows stay for ever, and nothing goes before its results are delivered."""
+
+    keep_days: float = Field(default=30, gt=0, description="received images, counted from the end of their study")
+    keep_evidence_days: float = Field(default=365, gt=0, description="results, as they were sent")
+    target_free_bytes: int = Field(
+        default=2 << 30, ge=0, description="with less free space the oldest studies go first"
+    )
+    quarantine_days: float = Field(default=90, gt=0, description="objects that could not be understood")
 
 
 class LogSettings(Table):
@@ -187,6 +199,7 @@ class Settings(BaseSettings):
     analysis: AnalysisSettings = AnalysisSettings()
     results: ResultSettings = ResultSettings()
     delivery: DeliverySettings = DeliverySettings()
+    retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
     peers: dict[str, PeerSettings] = {}
     routes: tuple[RouteSettings, ...] = ()

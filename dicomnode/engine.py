@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, Serializer, WorkflowSerializationFormat
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
@@ -123,15 +124,23 @@ class Engine:
             polling_interval_sec=DELIVERY_POLL_S,
         )
 
-    def take_over(self, alive: Iterable[str]) -> int:
-        """Give the running work of processes that are not `alive` back to its queue; return how many workflows."""
-        known = set(alive)
-        pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False, limit=1000)
-        lost = [w for w in pending if w.executor_id and w.executor_id not in known]
-        if lost:
-            DBOS._recover_pending_workflows(sorted({w.executor_id for w in lost if w.executor_id}))
-            log.warning("took over work of lost processes", workflows=len(lost))
-        return len(lost)
+    def holders(self, session: Session) -> set[str]:
+        """Return the processes that have running work.
+
+        The status is a literal: with a parameter SQLite cannot use the engine's partial index and reads every workflow.
+        """
+        table = "workflow_status" if session.get_bind().dialect.name == "sqlite" else "dbos.workflow_status"
+        query = f"SELECT DISTINCT executor_id FROM {table} WHERE status = 'PENDING' AND executor_id IS NOT NULL"  # noqa: S608
+        return set(session.scalars(text(query)))
+
+    def take_over(self, lost: Iterable[str]) -> int:
+        """Give the running work of `lost` processes back to its queue; return how many workflows."""
+        executors = sorted(lost)
+        if not executors:
+            return 0
+        workflows = len(DBOS._recover_pending_workflows(executors))
+        log.warning("took over work of lost processes", workflows=workflows)
+        return workflows
 
     def stop(self, *, wait_s: int) -> None:
         """Take no more work, wait for the running steps up to `wait_s`, leave the rest to others."""

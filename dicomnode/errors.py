@@ -4,11 +4,15 @@ DicomnodeError
   Transient            the same input may succeed later: it runs again with back-off
     PeerUnavailable    a peer did not answer, or cut the line
     SpoolFull          the free space of the spool is below its watermark
+    SpoolFileMissing   a received file is not where its row says
+    QueueFull          too many studies wait for their analysis already
+    Paused             an operator has paused what was asked for
   Permanent            the same input will never succeed: dead letter at once
     UnreadableObject   bytes that are no DICOM data set, or contradict their command
     UnreadableImage    pixels that cannot be decoded
     UnsuitableInput    an image that a bundle is not made for (not applicable)
     BundleError        a model bundle that must not be trusted
+    InstancesPurged    a late image belongs to a study whose files retention has removed
     PeerRefused        a peer answered and said no
       NothingAccepted  a peer takes nothing of what we have
     LifecycleError     a step that the state machine does not know
@@ -44,6 +48,14 @@ class SpoolFileMissing(Transient):
     """A received file is not where its row says."""
 
 
+class QueueFull(Transient):
+    """Too many studies wait for their analysis to take new ones."""
+
+
+class Paused(Transient):
+    """An operator has paused what was asked for."""
+
+
 class DatabaseUnavailable(Transient):
     """The database did not answer."""
 
@@ -62,6 +74,10 @@ class UnsuitableInput(Permanent):
 
 class BundleError(Permanent):
     """A model bundle that is incomplete, changed or does not reproduce its reference cases."""
+
+
+class InstancesPurged(Permanent):
+    """A late image arrived for a study whose files were removed by retention."""
 
 
 class PeerRefused(Permanent):

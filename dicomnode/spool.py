@@ -9,12 +9,13 @@ No name comes from a peer unchecked: a received file is named by SHA-256. The fi
 store when several hosts must share files.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dicomnode.errors import SpoolFull
@@ -60,8 +61,19 @@ def keep(root: Path, staged: Path, name: str) -> None:
 
 
 def remove(root: Path, name: str) -> None:
-    """Remove a file of the spool; one that is gone already is no error."""
-    (root / name).unlink(missing_ok=True)
+    """Remove a file of the spool, and its folder with the last one; one that is gone already is no error."""
+    path = root / name
+    path.unlink(missing_ok=True)
+    if path.parent.parent != root:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+
+def folders(root: Path, top: str) -> Iterator[tuple[str, list[str]]]:
+    """Give each folder below `top` with the names of its files, one folder in memory at a time."""
+    for folder, _, names in os.walk(root / top):
+        if names:
+            yield str(Path(folder).relative_to(root)), names
 
 
 def instance_name(study_instance_uid: str, sop_instance_uid: str, digest: str) -> str:

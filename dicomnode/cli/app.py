@@ -3,7 +3,7 @@
 import typer
 
 from dicomnode import __version__
-from dicomnode.cli import database, model, node, peers, studies, train
+from dicomnode.cli import database, delivery, model, node, peers, queue, rules, studies, train
 from dicomnode.cli.demo import demo
 
 app = typer.Typer(
@@ -37,5 +37,8 @@ app.command()(peers.echo)
 app.command()(peers.send)
 app.command()(train.train)
 app.add_typer(studies.app, name="study")
+app.add_typer(queue.app, name="queue")
+app.add_typer(delivery.app, name="delivery")
+app.add_typer(rules.app, name="rules")
 app.add_typer(model.app, name="model")
 app.add_typer(database.app, name="db")

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from enum import StrEnum
@@ -76,11 +75,9 @@ def require_newest_schema(database: Database) -> None:
 def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
     from dicomnode.flow.commit import Commitments
     from dicomnode.flow.receive import Reception
-    from dicomnode.flow.sweep import clear_staging
     from dicomnode.network.scp import StorageSCP
 
     root = settings.node.data_dir
-    clear_staging(root, time.time())
     reception = Reception(database, root, settings.receiver)
     scp = StorageSCP(
         settings.receiver,
@@ -110,7 +107,7 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
     evidence.warm_up()
     queue = Queue(settings.database_url)
     with contextlib.closing(queue), Analyzer(bundles, settings.analysis) as analyzer:
-        analysis = Analysis(database, root, analyzer, settings.analysis, refused)
+        analysis = Analysis(database, root, queue, analyzer, settings.analysis, refused)
         report = Report(database, root, queue, settings)
         steps = StudySteps(analysis.analyze, report.report, lambda version, why: give_up(database, version, why))
         engine = Engine(settings.database_url, executor_id)
@@ -118,12 +115,14 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
         try:
             yield
         finally:
+            analysis.stop()
             engine.stop(wait_s=STOP_WAIT_S)
 
 
 @contextlib.contextmanager
 def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
     from dicomnode.engine import Engine, Queue
+    from dicomnode.flow import housekeeping
     from dicomnode.flow.deliver import Deliveries
     from dicomnode.flow.sweep import run_forever
 
@@ -136,12 +135,15 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
         engine.run_deliveries(deliveries.deliver, concurrency=at_once)
         stop = threading.Event()
         sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
+        keeper = threading.Thread(target=housekeeping.run_forever, args=(database, settings, stop))
         sweeper.start()
+        keeper.start()
         try:
             yield
         finally:
             stop.set()
             sweeper.join()
+            keeper.join()
             engine.stop(wait_s=STOP_WAIT_S)
 
 

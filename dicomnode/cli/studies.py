@@ -1,7 +1,6 @@
 """`dicomnode status` and `dicomnode study`: where each study stands, from the rows."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -9,6 +8,7 @@ import typer
 
 from dicomnode import config
 from dicomnode.cli.listing import AsJson, Cell, Config, print_json, show_rows
+from dicomnode.cli.operator import acted, actor, finish, opened, opened_with_queue
 from dicomnode.domain.findings import BundleResult
 from dicomnode.domain.lifecycle import State
 from dicomnode.errors import ConfigError
@@ -17,27 +17,20 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from dicomnode.db.session import Database
-    from dicomnode.db.tables import StudyVersion
+    from dicomnode.db.tables import Pause, StudyVersion
+    from dicomnode.engine import Queue
+    from dicomnode.flow.operate import Done
 
-app = typer.Typer(help="Studies: ls, show.", no_args_is_help=True)
-
-
-@contextlib.contextmanager
-def _database(config_file: Path | None) -> "Iterator[Database]":
-    from dicomnode.cli.roles import require_newest_schema
-    from dicomnode.db.session import Database
-
-    with contextlib.closing(Database(config.load(config_file).database_url)) as database:
-        require_newest_schema(database)
-        yield database
+app = typer.Typer(help="Studies: ls, show, retry, close, reanalyze.", no_args_is_help=True)
+Which = Annotated[list[str], typer.Argument(help="Study Instance UIDs (the newest version), or ids of versions.")]
 
 
 def status(config_file: Config = None, as_json: AsJson = False) -> None:
     """Show the running processes, how many study versions stand where, and the last failures."""
-    from dicomnode.db import processes, studies
+    from dicomnode.db import pauses, processes, studies
     from dicomnode.db.session import now
 
-    with _database(config_file) as database, database.read() as session:
+    with opened(config.load(config_file)) as database, database.read() as session:
         moment = now(session)
         rows: list[dict[str, Cell]] = [
             {
@@ -48,12 +41,20 @@ def status(config_file: Config = None, as_json: AsJson = False) -> None:
         ]
         if not rows:
             rows.append({"what": "process", "value": "none is running: `dicomnode serve`"})
+        rows += [{"what": "PAUSED", "value": pause_in_words(p)} for p in pauses.listed(session)]
         rows += [{"what": f"studies {s}", "value": n} for s, n in studies.counts_by_state(session).items()]
         rows += [
             {"what": f"failed: study version {v.id}", "value": v.reason}
             for v, _ in studies.newest_versions(session, 5, State.FAILED)
         ]
     show_rows(rows, as_json=as_json, title="dicomnode status")
+
+
+def pause_in_words(pause: "Pause") -> str:
+    """Return what is paused, since when, by whom and why."""
+    where = f" to {pause.destination}" if pause.destination else ""
+    why = f": {pause.reason}" if pause.reason else ""
+    return f"{pause.stage}{where} since {pause.since:%Y-%m-%d %H:%M:%S} UTC by {pause.actor}{why}"
 
 
 @app.command()
@@ -66,7 +67,7 @@ def ls(
     """List study versions, the last received first."""
     from dicomnode.db import studies
 
-    with _database(config_file) as database, database.read() as session:
+    with opened(config.load(config_file)) as database, database.read() as session:
         rows: list[dict[str, Cell]] = [
             {
                 "id": v.id,
@@ -93,7 +94,7 @@ def show(
     """Show a study: its versions, what was found, what was sent where, and what happened when."""
     from dicomnode.db import studies
 
-    with _database(config_file) as database, database.read() as session:
+    with opened(config.load(config_file)) as database, database.read() as session:
         found = studies.version_or_none(session, int(study)) if study.isdigit() else None
         versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
         if not versions:
@@ -106,6 +107,61 @@ def show(
         typer.echo(f"version {version['version']}: {version['state']} {version['reason']}".rstrip())
         for part in ("findings", "deliveries", "events"):
             show_rows(version[part], as_json=False, title=part)
+
+
+@app.command()
+def retry(which: Which, config_file: Config = None, as_json: AsJson = False) -> None:
+    """Let failed studies go on: what failed in delivery is delivered again, everything else is analyzed again."""
+    from dicomnode.flow import operate
+
+    _act(which, config_file, lambda d, q, v, _uid: operate.retry(d, q, v.id, actor()), as_json, "retry")
+
+
+@app.command("close")
+def close_now(which: Which, config_file: Config = None, as_json: AsJson = False) -> None:
+    """Close studies that are still receiving, without waiting for their quiet period."""
+    from dicomnode.flow import operate
+
+    _act(which, config_file, lambda d, q, v, _uid: operate.close_now(d, q, v.id, actor()), as_json, "close")
+
+
+@app.command()
+def reanalyze(which: Which, config_file: Config = None, as_json: AsJson = False) -> None:
+    """Analyze studies again: a new version of all images, whose report names the one before."""
+    from dicomnode.flow import operate
+
+    _act(which, config_file, lambda d, q, _v, uid: operate.reanalyze(d, q, uid, actor()), as_json, "reanalyze")
+
+
+def _act(
+    which: list[str],
+    config_file: Path | None,
+    act: "Callable[[Database, Queue, StudyVersion, str], Done]",
+    as_json: bool,
+    title: str,
+) -> None:
+    """Act on the newest version of each study; an unknown one stops before anything is done."""
+    from dicomnode.db import studies
+
+    with opened_with_queue(config_file) as (database, queue):
+        with database.read() as session:
+            versions = [_newest(session, study) for study in which]
+            uids = [studies.study_of(session, version).study_instance_uid for version in versions]
+        rows = [
+            acted(f"study version {version.id}", act(database, queue, version, uid))
+            for version, uid in zip(versions, uids, strict=True)
+        ]
+    finish(rows, as_json=as_json, title=title)
+
+
+def _newest(session: "Session", study: str) -> "StudyVersion":
+    from dicomnode.db import studies
+
+    known = studies.version_or_none(session, int(study)) if study.isdigit() else None
+    newest = known or next((version for version, _ in studies.versions_of(session, study)), None)
+    if newest is None:
+        raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
+    return newest
 
 
 class _Shown(TypedDict):
@@ -133,6 +189,7 @@ def _version(session: "Session", version: "StudyVersion") -> _Shown:
         "findings": [row for result in results.results_of(session, version.id) for row in _findings(result)],
         "deliveries": [
             {
+                "id": delivery.id,
                 "object": evidence.description,
                 "destination": delivery.destination,
                 "state": delivery.state,
@@ -148,6 +205,7 @@ def _version(session: "Session", version: "StudyVersion") -> _Shown:
             {
                 "at": event.at,
                 "what": event.action,
+                "actor": event.actor,
                 "detail": ", ".join(f"{key} {value}" for key, value in event.detail.items() if value),
             }
             for event in audit.events_of(session, version.id)

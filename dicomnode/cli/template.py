@@ -18,6 +18,7 @@ TEMPLATE = """\
 # port = 11112
 # max_associations = 100
 # min_free_bytes = 1073741824       # with less free space C-STORE answers 0xA700 (out of resources)
+# max_queued_studies = 100000       # with so many in the queue new studies are answered 0xA700
 # accept_unknown_peers = false
 
 [study]
@@ -35,6 +36,12 @@ TEMPLATE = """\
 # longest_probe_s = 60.0            # so often at least
 # objects_an_association = 50
 # commitment_timeout_s = 300.0      # without an answer storage commitment is asked for again
+
+[retention]                         # files go only when the results of their study are delivered; rows stay
+# keep_days = 30.0
+# keep_evidence_days = 365.0
+# target_free_bytes = 2147483648    # with less free space the oldest delivered studies go before their time
+# quarantine_days = 90.0
 
 [log]
 # level = "INFO"

@@ -11,11 +11,20 @@ from sqlalchemy import ColumnElement, case, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from dicomnode.db.pauses import EVERYWHERE
 from dicomnode.db.session import changed_rows
 from dicomnode.db.studies import StoredFile
-from dicomnode.db.tables import Delivery, DeliveryAttempt, Destination, EvidenceObject, StorageCommitment, StudyVersion
+from dicomnode.db.tables import (
+    Delivery,
+    DeliveryAttempt,
+    Destination,
+    EvidenceObject,
+    Pause,
+    StorageCommitment,
+    StudyVersion,
+)
 from dicomnode.domain.findings import Priority
-from dicomnode.domain.lifecycle import CircuitState, DeliveryState
+from dicomnode.domain.lifecycle import CircuitState, DeliveryState, Stage
 from dicomnode.domain.patience import Circuit
 
 TO_SEND = (DeliveryState.DUE, DeliveryState.WAITING)
@@ -72,13 +81,17 @@ def know(session: Session, names: Iterable[str]) -> None:
 
 
 def to_serve(session: Session, at: datetime) -> list[str]:
-    """Return the destinations that have something to do now and nobody who does it."""
+    """Return the destinations that have something to do now and nobody who does it; a paused one waits."""
     waits = exists().where(
         Delivery.destination == Destination.name,
         Delivery.state.in_((*TO_SEND, DeliveryState.UNCOMMITTED)),
     )
+    paused = select(Pause.stage).where(
+        Pause.stage == Stage.DELIVER, Pause.destination.in_([EVERYWHERE, Destination.name])
+    )
     query = select(Destination.name).where(
         _is_free(at),
+        ~paused.exists(),
         or_(Destination.next_probe_at.is_(None), Destination.next_probe_at <= at),
         or_(
             (Destination.state == CircuitState.CLOSED) & waits.where(Delivery.next_at <= at),

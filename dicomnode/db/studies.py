@@ -30,23 +30,6 @@ class Sender:
     address: str
 
 
-def is_known(session: Session, header: InstanceHeader, sha256: str) -> bool:
-    """Return whether the current revision of the instance has these very bytes."""
-    return (
-        session.scalar(
-            select(SOPInstance.id)
-            .join(Study, Study.id == SOPInstance.study_id)
-            .where(
-                Study.study_instance_uid == header.study_instance_uid,
-                SOPInstance.sop_instance_uid == header.sop_instance_uid,
-                SOPInstance.is_current,
-                SOPInstance.sha256 == sha256,
-            )
-        )
-        is not None
-    )
-
-
 def is_own_evidence(session: Session, sop_instance_uid: str) -> bool:
     """Return whether the node itself made this object (a PACS may route our results back to us)."""
     found = session.scalar(select(EvidenceObject.id).where(EvidenceObject.sop_instance_uid == sop_instance_uid))
@@ -94,7 +77,9 @@ def add_instance(session: Session, header: InstanceHeader, file: StoredFile, sen
     return version_id
 
 
-def advance(session: Session, version_id: int, event: Event, at: datetime, reason: str = "") -> State | None:
+def advance(
+    session: Session, version_id: int, event: Event, at: datetime, reason: str = "", *, actor: str = audit.NODE
+) -> State | None:
     """Move a version by `event` and return its new state, `None` where it stood elsewhere (another won)."""
     lock(session, version_id)
     for before in sources(event):
@@ -106,7 +91,16 @@ def advance(session: Session, version_id: int, event: Event, at: datetime, reaso
             .values(state=after, state_changed_at=at, reason=reason),
         )
         if changed:
-            audit.record(session, str(event), at=at, version_id=version_id, state=str(after), reason=reason)
+            audit.record(
+                session,
+                str(event),
+                at=at,
+                actor=actor,
+                version_id=version_id,
+                before=str(before),
+                state=str(after),
+                reason=reason,
+            )
             return after
     return None
 
@@ -145,7 +139,7 @@ def _sibling_is_busy() -> ColumnElement[bool]:
     )
 
 
-def close(session: Session, version: StudyVersion, at: datetime, reason: str) -> bool:
+def close(session: Session, version: StudyVersion, at: datetime, reason: str, *, actor: str = audit.NODE) -> bool:
     """Freeze the membership of a receiving version and queue it; older versions that rest become SUPERSEDED.
 
     Returns `False` where an instance arrived since `version` was read, another closed it, or an older version is being
@@ -163,7 +157,7 @@ def close(session: Session, version: StudyVersion, at: datetime, reason: str) ->
         )
         .values(closed_at=at),
     )
-    if changed == 0 or advance(session, version.id, Event.QUIET, at, reason) is None:
+    if changed == 0 or advance(session, version.id, Event.QUIET, at, reason, actor=actor) is None:
         return False
     members = select(literal(version.id), SOPInstance.id).where(
         SOPInstance.study_id == version.study_id, SOPInstance.is_current
@@ -254,11 +248,12 @@ def counts_by_state(session: Session) -> dict[State, int]:
 
 
 def newest_versions(session: Session, limit: int, state: State | None = None) -> list[tuple[StudyVersion, Study]]:
-    """Return versions with their studies, the last received first."""
-    query = select(StudyVersion, Study).join(Study, Study.id == StudyVersion.study_id)
-    if state is not None:
-        query = query.where(StudyVersion.state == state)
-    query = query.order_by(StudyVersion.last_instance_at.desc(), StudyVersion.id.desc()).limit(limit)
+    """Return versions with their studies, the last opened first; of one state the last received first."""
+    query = select(StudyVersion, Study).join(Study, Study.id == StudyVersion.study_id).limit(limit)
+    if state is None:
+        query = query.order_by(StudyVersion.id.desc())
+    else:
+        query = query.where(StudyVersion.state == state).order_by(StudyVersion.last_instance_at.desc())
     return [(v, s) for v, s in session.execute(query)]
 
 
@@ -335,6 +330,17 @@ def _receiving_version(session: Session, study_id: int, uid: str, sender: Sender
     changed = changed_rows(session, update(StudyVersion).where(*open_version).values(last_instance_at=moment))
     if changed:
         return session.execute(select(StudyVersion.id).where(*open_version)).scalar_one()
+    return begin_version(session, study_id, uid, sender.ae_title, at).id
+
+
+def begin_version(
+    session: Session, study_id: int, uid: str, source_ae_title: str, at: datetime, *, actor: str = audit.NODE
+) -> StudyVersion:
+    """Open the next version of the study with Study Instance UID `uid`; an `IntegrityError` where one is receiving.
+
+    The update of the study's row waits for retention, which decides over the files of the study meanwhile.
+    """
+    session.execute(update(Study).where(Study.id == study_id).values(purged_at=None))
     highest = session.scalar(select(func.max(StudyVersion.number)).where(StudyVersion.study_id == study_id)) or 0
     opened = StudyVersion(
         study_id=study_id,
@@ -342,14 +348,22 @@ def _receiving_version(session: Session, study_id: int, uid: str, sender: Sender
         uid=version_uid(uid, highest + 1),
         state=State.RECEIVING,
         state_changed_at=at,
-        source_ae_title=sender.ae_title,
+        source_ae_title=source_ae_title,
         opened_at=at,
         last_instance_at=at,
     )
     session.add(opened)
     session.flush()
-    audit.record(session, "version opened", at=at, version_id=opened.id, number=opened.number, sender=sender.ae_title)
-    return opened.id
+    audit.record(
+        session,
+        "version opened",
+        at=at,
+        actor=actor,
+        version_id=opened.id,
+        number=opened.number,
+        sender=source_ae_title,
+    )
+    return opened
 
 
 def _next_revision(session: Session, study_id: int, sop_instance_uid: str) -> int:

@@ -87,9 +87,17 @@ class Peer(Base):
 
 
 class Study(Base):
-    """A study as its first instance describes it."""
+    """A study as its first instance describes it; `purged_at` says that retention removed its files."""
 
     __tablename__ = "study"
+    __table_args__ = (
+        Index(
+            "ix_study_with_files",
+            "first_received_at",
+            sqlite_where=text("purged_at IS NULL"),
+            postgresql_where=text("purged_at IS NULL"),
+        ),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
     patient_name: Mapped[str] = mapped_column(LINE, default="")
@@ -104,6 +112,7 @@ class Study(Base):
     study_description: Mapped[str] = mapped_column(LINE, default="")
     referring_physician_name: Mapped[str] = mapped_column(LINE, default="")
     first_received_at: Mapped[datetime] = mapped_column(index=True)
+    purged_at: Mapped[datetime | None]
 
 
 class StudyVersion(Base):
@@ -182,6 +191,7 @@ class SOPInstance(Base):
     calling_ae_title: Mapped[str] = mapped_column(AE_TITLE)
     calling_address: Mapped[str] = mapped_column(String(64))
     received_at: Mapped[datetime]
+    purged_at: Mapped[datetime | None]
 
 
 class StudyVersionInstance(Base):
@@ -250,6 +260,14 @@ class EvidenceObject(Base):
     """
 
     __tablename__ = "evidence_object"
+    __table_args__ = (
+        Index(
+            "ix_evidence_object_with_file",
+            "created_at",
+            sqlite_where=text("purged_at IS NULL"),
+            postgresql_where=text("purged_at IS NULL"),
+        ),
+    )
     id: Mapped[int] = mapped_column(primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("study_version.id"), index=True)
     variant_of_id: Mapped[int | None] = mapped_column(ForeignKey("evidence_object.id"), index=True)
@@ -262,6 +280,7 @@ class EvidenceObject(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
+    purged_at: Mapped[datetime | None]
 
 
 class Destination(Base):
@@ -357,6 +376,27 @@ class Quarantine(Base):
     path: Mapped[str] = mapped_column(String(255))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
+    purged_at: Mapped[datetime | None]
+
+
+class Pause(Base):
+    """A stage (or the deliveries to one destination) in which an operator lets nothing new start."""
+
+    __tablename__ = "pause"
+    stage: Mapped[str] = mapped_column(String(16), primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
+    since: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(LINE, default="")
+
+
+class Chore(Base):
+    """A piece of housekeeping that one process does at a time: when it last began, when it last ended."""
+
+    __tablename__ = "chore"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    began_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
 
 
 class Heartbeat(Base):

@@ -26,7 +26,7 @@ class State(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens to the version unless a newer one arrives."""
+        """Whether nothing more happens to the version unless a newer one arrives or an operator sends it again."""
         return self in (State.DONE, State.SKIPPED, State.SUPERSEDED)
 
 
@@ -42,6 +42,7 @@ class Event(StrEnum):
     DELIVERED = "DELIVERED"
     GAVE_UP = "GAVE_UP"
     RETRIED = "RETRIED"
+    RESENT = "RESENT"
     NEWER = "NEWER"
 
 
@@ -59,6 +60,8 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (S.REPORTING, E.GAVE_UP): S.FAILED,
         (S.DELIVERING, E.GAVE_UP): S.FAILED,
         (S.FAILED, E.RETRIED): S.QUEUED,
+        (S.FAILED, E.RESENT): S.DELIVERING,
+        (S.DONE, E.RESENT): S.DELIVERING,
         (S.QUEUED, E.NEWER): S.SUPERSEDED,
         (S.FAILED, E.NEWER): S.SUPERSEDED,
         (S.SKIPPED, E.NEWER): S.SUPERSEDED,
@@ -94,6 +97,15 @@ class CircuitState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+class Stage(StrEnum):
+    """A stage of the flow that an operator can pause: nothing new starts in it, what runs ends."""
+
+    RECEIVE = "receive"
+    CLOSE = "close"
+    ANALYZE = "analyze"
+    DELIVER = "deliver"
 
 
 def next_state(state: State, event: Event) -> State:

@@ -3,25 +3,30 @@
 No transaction is open while the networks run.
 """
 
+import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 from dicomnode.config import AnalysisSettings
-from dicomnode.db import results, studies
+from dicomnode.db import operate, pauses, results, studies
 from dicomnode.db.session import Database, now
+from dicomnode.db.tables import Series, SOPInstance
 from dicomnode.domain.findings import BundleResult, study_priority
-from dicomnode.domain.lifecycle import Event, State
-from dicomnode.errors import Permanent, SpoolFileMissing
+from dicomnode.domain.lifecycle import Event, Stage, State
+from dicomnode.engine import Queue
+from dicomnode.errors import InstancesPurged, Permanent, SpoolFileMissing, Transient
 from dicomnode.inference.predict import Analyzer
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
 from dicomnode.metrics import ANALYSIS_SECONDS
 
 log = get_logger(__name__)
+PAUSE_LOOK_S = 0.5
 
 
 class Analysis:
-    """The analyze step with what it needs: rows, the spool at `root`, the loaded bundles.
+    """The analyze step with what it needs: rows, the spool at `root`, the queue, the loaded bundles.
 
     `refused` says in words which active bundles were not loaded and why.
     """
@@ -30,12 +35,15 @@ class Analysis:
         self,
         database: Database,
         root: Path,
+        queue: Queue,
         analyzer: Analyzer,
         settings: AnalysisSettings,
         refused: tuple[str, ...] = (),
     ) -> None:
         self._database = database
         self._root = root
+        self._queue = queue
+        self._stopped = threading.Event()
         self._analyzer = analyzer
         self._settings = settings
         self._refused = refused
@@ -46,32 +54,57 @@ class Analysis:
         A version that another has finished or replaced is left alone. Raises `Permanent` when it was tried too often
         (each time the process that analyzed it died), `SpoolFileMissing` where a received file is gone.
         """
-        instances = self._start(version_id)
-        if instances is None:
+        while (members := self._start(version_id)) == "paused":
+            if not self._wait_for_resume(version_id):
+                return False
+        if members is None:
             return self._is_reporting(version_id)
+        _require_unpurged([instance for instance, _ in members])
+        instances = [self._source(instance, series) for instance, series in members]
         _require_files(instances)
         began = time.monotonic()
         found = self._analyzer.analyze(instances)
         seconds = time.monotonic() - began
         return self._finish(version_id, found, seconds)
 
-    def _start(self, version_id: int) -> list[SourceInstance] | None:
+    def stop(self) -> None:
+        """Let no step wait any longer for the end of a pause: the process ends."""
+        self._stopped.set()
+
+    def _wait_for_resume(self, version_id: int) -> bool:
+        """Wait until analysis is not paused; `False` if the process ends first: then the version is queued again."""
+        while not self._stopped.wait(PAUSE_LOOK_S):
+            try:
+                with self._database.read() as session:
+                    if not pauses.is_paused(session, Stage.ANALYZE):
+                        return True
+            except Transient as exc:
+                log.warning("a paused analysis waits for the database", error=str(exc))
+        with self._database.write() as session:
+            version = operate.requeue(session, version_id)
+            if version is not None:
+                self._queue.add_study(session, version.uid, version.id, version.run)
+        return False
+
+    def _source(self, instance: SOPInstance, series: Series) -> SourceInstance:
+        return SourceInstance(
+            path=self._root / instance.path,
+            sop_instance_uid=instance.sop_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            modality=series.modality,
+        )
+
+    def _start(self, version_id: int) -> list[tuple[SOPInstance, Series]] | Literal["paused"] | None:
         with self._database.write() as session:
             moment = now(session)
+            if pauses.is_paused(session, Stage.ANALYZE):
+                studies.advance(session, version_id, Event.RELEASED, moment, "analysis is paused")
+                return "paused"
             studies.advance(session, version_id, Event.STARTED, moment)
             if studies.version(session, version_id).state != State.ANALYZING:
                 return None
             if studies.start_attempt(session, version_id) <= self._settings.max_attempts:
-                members = studies.members(session, version_id)
-                return [
-                    SourceInstance(
-                        path=self._root / instance.path,
-                        sop_instance_uid=instance.sop_instance_uid,
-                        sop_class_uid=instance.sop_class_uid,
-                        modality=series.modality,
-                    )
-                    for instance, series in members
-                ]
+                return studies.members(session, version_id)
         raise Permanent(
             f"{self._settings.max_attempts} attempts ended with the death of the process; see analysis.max_attempts"
         )
@@ -98,6 +131,15 @@ class Analysis:
     def _why_none(self, found: tuple[BundleResult, ...]) -> str:
         reasons = [f"{result.bundle.name}: {result.not_applicable}" for result in found]
         return "; ".join([*reasons, *self._refused]) or "no bundle is active; see models.active"
+
+
+def _require_unpurged(instances: list[SOPInstance]) -> None:
+    purged = [instance.purged_at for instance in instances if instance.purged_at]
+    if purged:
+        raise InstancesPurged(
+            f"{len(purged)} of {len(instances)} instances were removed by [retention] on {min(purged):%Y-%m-%d}; "
+            "let the PACS send the whole study again"
+        )
 
 
 def _require_files(instances: list[SourceInstance]) -> None:

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from dicomnode.config import Settings
-from dicomnode.db import processes, studies
+from dicomnode.db import pauses, processes, studies
 from dicomnode.db.session import Database, now
 from dicomnode.db.tables import StudyVersion
+from dicomnode.domain.lifecycle import Stage, State
 from dicomnode.engine import Queue
 from dicomnode.log import get_logger
 
@@ -26,7 +27,7 @@ def close_quiet_studies(database: Database, queue: Queue, settings: Settings) ->
     with database.write() as session:
         moment = now(session)
         listening = processes.receiving_since(session, moment)
-        if listening is None:
+        if listening is None or pauses.is_paused(session, Stage.CLOSE):
             return 0
         closed = [v for v in _candidates(session, settings, moment) if _is_quiet(v, settings, listening, moment)]
         return sum(_close(session, queue, version, moment, settings) for version in closed)
@@ -47,7 +48,28 @@ def _close(session: Session, queue: Queue, version: StudyVersion, moment: dateti
     period = settings.quiet_period_s(version.source_ae_title)
     if not studies.close(session, version, moment, f"no instance for {period:g} s"):
         return False
+    enqueue(session, queue, version)
+    return True
+
+
+def force_close(database: Database, queue: Queue, version_id: int, actor: str) -> bool:
+    """Close and queue a receiving version although it may not be quiet; `False` where it cannot be closed now.
+
+    That is: it is not receiving, or an older version of the study is being analyzed or reported.
+    """
+    with database.write() as session:
+        version = studies.version(session, version_id)
+        moment = now(session)
+        if version.state != State.RECEIVING:
+            return False
+        if not studies.close(session, version, moment, "closed by operator", actor=actor):
+            return False
+        enqueue(session, queue, version)
+    return True
+
+
+def enqueue(session: Session, queue: Queue, version: StudyVersion) -> None:
+    """Put a version that was closed in this transaction on the engine's queue."""
     session.refresh(version)
     queue.add_study(session, version.uid, version.id, version.run)
     log.info("study closed", version=version.id, number=version.number, instances=version.instance_count)
-    return True

@@ -16,11 +16,11 @@ from typing import Protocol
 from sqlalchemy.orm import Session
 
 from dicomnode.config import DeliverySettings, PeerSettings, Settings
-from dicomnode.db import audit, deliveries, processes
+from dicomnode.db import audit, deliveries, pauses, processes
 from dicomnode.db.deliveries import Attempt, Due
 from dicomnode.db.session import Database, now
 from dicomnode.db.tables import Destination
-from dicomnode.domain.lifecycle import CircuitState, DeliveryState
+from dicomnode.domain.lifecycle import CircuitState, DeliveryState, Stage
 from dicomnode.domain.patience import Action, Limits, back_off
 from dicomnode.engine import Queue
 from dicomnode.errors import NothingAccepted, PeerRefused, PeerUnavailable, UnreadableObject
@@ -94,6 +94,8 @@ class Deliveries:
             return found
 
     def _work(self, session: Session, row: Destination, moment: datetime) -> _Round | None:
+        if pauses.is_paused(session, Stage.DELIVER, row.name):
+            return None
         circuit, peer = deliveries.circuit(row), self._settings.peers.get(row.name)
         action = circuit.action(moment)
         if action is Action.WAIT:

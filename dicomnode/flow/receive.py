@@ -10,10 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from dicomnode import spool
 from dicomnode.config import ReceiverSettings
-from dicomnode.db import audit, quarantine, studies
+from dicomnode.db import audit, intake, quarantine, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.study import InstanceHeader
-from dicomnode.errors import DatabaseUnavailable, UnreadableObject
+from dicomnode.errors import DatabaseUnavailable, SpoolFileMissing, UnreadableObject
+from dicomnode.flow.pressure import BackPressure
 from dicomnode.log import get_logger
 from dicomnode.metrics import ASSOCIATIONS_REJECTED, BYTES_RECEIVED, INSTANCES_RECEIVED
 from dicomnode.network.part10 import file_header
@@ -31,25 +32,26 @@ class Reception:
     def __init__(self, database: Database, root: Path, settings: ReceiverSettings) -> None:
         self._database = database
         self._root = root
-        self._settings = settings
+        self._pressure = BackPressure(database, root, settings)
 
     def store(self, request: StoreRequest) -> StoreAnswer:
         """Return the answer to a C-STORE request; Success only when file and row are durable.
 
-        Raises `SpoolFull` and `DatabaseUnavailable`: the sender may try again.
+        Raises `SpoolFull`, `QueueFull`, `Paused` and `DatabaseUnavailable`: the sender may try again.
         """
         answer = self._store(request)
         INSTANCES_RECEIVED.labels(request.calling_ae_title, f"0x{answer.status:04X}").inc()
         return answer
 
     def _store(self, request: StoreRequest) -> StoreAnswer:
-        spool.check_space(self._root, self._settings.min_free_bytes, len(request.dataset))
+        self._pressure.check_space(len(request.dataset))
         try:
             header = walk(request.dataset, request.transfer_syntax_uid)
         except UnreadableObject as exc:
             return self._quarantine(request, Status.CANNOT_UNDERSTAND, str(exc))
         if mismatch := _mismatch(request, header):
             return self._quarantine(request, Status.DATA_SET_DOES_NOT_MATCH, mismatch)
+        self._pressure.check_queue(header.study_instance_uid)
         self._keep(request, header)
         BYTES_RECEIVED.labels(request.calling_ae_title).inc(len(request.dataset))
         return StoreAnswer(Status.SUCCESS, "")
@@ -57,24 +59,31 @@ class Reception:
     def _keep(self, request: StoreRequest, header: InstanceHeader) -> None:
         sha256 = hashlib.sha256(request.dataset).hexdigest()
         with self._database.read() as session:
-            if studies.is_own_evidence(session, header.sop_instance_uid) or studies.is_known(session, header, sha256):
+            seen = intake.seen(session, header, sha256)
+            if seen.is_known or studies.is_own_evidence(session, header.sop_instance_uid):
                 log.info("instance known already", sop_instance_uid=header.sop_instance_uid)
                 return
-        name = spool.instance_name(
-            header.study_instance_uid, header.sop_instance_uid, sha256 + request.transfer_syntax_uid
-        )
+        # what retention is about to remove may have the same bytes: a new file has a name of its own
+        content = f"{sha256}{request.transfer_syntax_uid}{seen.purges or ''}"
+        name = spool.instance_name(header.study_instance_uid, header.sop_instance_uid, content)
         size = self._write(request, name)
         file = studies.StoredFile(name, size, sha256)
         sender = studies.Sender(request.calling_ae_title, request.calling_address)
-        self._add_row(header, file, sender)
+        self._add_row(header, file, sender, seen.purges)
 
-    def _add_row(self, header: InstanceHeader, file: studies.StoredFile, sender: studies.Sender) -> None:
-        """Commit the row; a race with another receiver (first instance of a study, same UID) is run again."""
+    def _add_row(self, header: InstanceHeader, file: studies.StoredFile, sender: studies.Sender, purges: int) -> None:
+        """Commit the row; a race with another receiver (first instance of a study, same UID) is run again.
+
+        Raises `SpoolFileMissing` where retention went over the study meanwhile: it may have taken the new file too.
+        """
         for _ in range(RACES):
             try:
                 with self._database.write() as session:
-                    if not studies.is_known(session, header, file.sha256):
-                        studies.add_instance(session, header, file, sender, now(session))
+                    if intake.seen(session, header, file.sha256).is_known:
+                        return
+                    studies.add_instance(session, header, file, sender, now(session))
+                    if intake.seen(session, header, file.sha256).purges != purges:
+                        raise SpoolFileMissing(f"{header.sop_instance_uid} was purged while it was received again")
             except IntegrityError as exc:
                 log.info("two receivers at one row", error=str(exc.orig))
             else:

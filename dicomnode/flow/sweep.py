@@ -1,9 +1,7 @@
 """Sweep: twice a second, what time has made due is found in the rows and put on the engine's queues."""
 
 import threading
-from pathlib import Path
 
-from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import processes
 from dicomnode.db.session import Database, now
@@ -14,7 +12,6 @@ from dicomnode.flow.deliver import order_rounds
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
-STAGED_FOR_A_DAY_S = 86400.0
 
 
 def sweep(database: Database, queue: Queue, settings: Settings) -> None:
@@ -26,8 +23,9 @@ def sweep(database: Database, queue: Queue, settings: Settings) -> None:
 def take_over_lost_work(database: Database, engine: Engine) -> int:
     """Give the work of processes that are silent or known to be dead back to its queue."""
     with database.read() as session:
-        living = [process.executor_id for process in processes.alive(session, now(session))]
-    return engine.take_over([*living, engine.executor_id])
+        living = {process.executor_id for process in processes.alive(session, now(session))}
+        lost = engine.holders(session) - living - {engine.executor_id}
+    return engine.take_over(lost)
 
 
 def run_forever(database: Database, queue: Queue, engine: Engine, settings: Settings, stop: threading.Event) -> None:
@@ -40,10 +38,3 @@ def run_forever(database: Database, queue: Queue, engine: Engine, settings: Sett
             log.warning("sweep waits", error=str(exc))
         except Exception:
             log.exception("sweep failed")
-
-
-def clear_staging(root: Path, now_s: float) -> None:
-    """Remove what a crash left in staging a day ago: it has no row and was never acknowledged."""
-    removed = spool.sweep_staging(root, STAGED_FOR_A_DAY_S, now_s)
-    if removed:
-        log.warning("removed staged files without a row", files=removed)

@@ -132,7 +132,7 @@ class StorageSCP:
             raise ConfigError(f"receiver.host {address[0]}, receiver.port {address[1]}: {exc.strerror or exc}") from exc
         assert isinstance(server, Server)  # noqa: S101  for the type checker
         self._server = server
-        threading.Thread(target=server.serve_forever, args=(0.1,), name="receiver", daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.5,), name="receiver", daemon=True).start()
 
     def stop(self, deadline_s: float = 10.0) -> None:
         """Stop accepting, let each running C-STORE be answered within `deadline_s`, then abort the associations."""

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from dicomnode import engine
 from dicomnode.db import migrate
@@ -116,9 +116,24 @@ def test_work_of_a_lost_process_is_taken_over_and_of_a_live_one_is_not(database,
     with database.write() as session:
         session.execute(text(f"UPDATE {table} SET status = 'PENDING', executor_id = 'lost', application_version = '1'"))
     with Worker(database.url) as worker:
-        assert worker.engine.take_over(["worker-1", "lost"]) == 0
-        assert worker.engine.take_over(["worker-1"]) == 1
+        with database.read() as session:
+            assert worker.engine.holders(session) == {"lost"}
+        assert worker.engine.take_over([]) == 0
+        assert worker.engine.take_over(["lost"]) == 1
         wait_for(lambda: worker.reported == [1])
+
+
+def test_looking_for_running_work_reads_no_workflow_that_is_done(tmp_path):
+    """With a parameter for the status SQLite would read every workflow that ever was, twice a second."""
+    url = f"sqlite:///{tmp_path}/rows.sqlite"
+    engine.create_tables(url)
+    with contextlib.closing(Database(url)) as database:
+        statements = []
+        event.listen(database._engine, "before_cursor_execute", lambda _c, _u, sql, *_: statements.append(sql))
+        with database.read() as session:
+            engine.Engine.holders(None, session)
+            plan = session.execute(text(f"EXPLAIN QUERY PLAN {statements[-1]}")).all()
+    assert "idx_workflow_status_pending" in str(plan)
 
 
 def test_nothing_in_the_engine_is_pickled(database, queue):

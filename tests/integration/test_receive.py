@@ -6,17 +6,20 @@ from datetime import UTC, datetime
 import numpy as np
 import pydicom
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from dicomnode import spool
 from dicomnode.config import PeerSettings, ReceiverSettings
 from dicomnode.db import studies
-from dicomnode.db.tables import EvidenceObject, Peer, Quarantine, SOPInstance, StudyVersion
+from dicomnode.db.tables import AuditEvent, EvidenceObject, Peer, Quarantine, SOPInstance, StudyVersion
+from dicomnode.db.tables import Study as StudyRow
 from dicomnode.demo import modality
 from dicomnode.demo.objects import Study, dx, patient
-from dicomnode.domain.lifecycle import State
+from dicomnode.domain.lifecycle import Stage, State
 from dicomnode.errors import PeerRefused
 from dicomnode.evidence import encoded
+from dicomnode.flow import operate
+from dicomnode.flow.pressure import BackPressure
 from dicomnode.flow.receive import Reception
 from dicomnode.network.scp import StorageSCP
 from dicomnode.network.status import Status
@@ -134,11 +137,51 @@ def test_peer_that_may_not_store_gets_not_authorized(node, database):
     assert rows(database, SOPInstance) == []
 
 
+def with_settings(node, database, **settings):
+    node.reception._pressure = BackPressure(database, node.root, ReceiverSettings(**settings))
+
+
 def test_full_disk_is_our_fault_and_may_pass(node, database):
-    node.reception._settings = ReceiverSettings(min_free_bytes=1 << 60)
+    with_settings(node, database, min_free_bytes=1 << 60)
     assert node.send(chest()) == [Status.OUT_OF_RESOURCES]
-    node.reception._settings = ReceiverSettings(min_free_bytes=0)
+    with_settings(node, database, min_free_bytes=0)
     assert node.send(chest()) == [Status.SUCCESS]
+
+
+def test_full_queue_takes_no_new_study_and_all_of_a_known_one(node, database):
+    node.send(chest(study=1), chest(study=2))
+    with database.write() as session:
+        queued = studies.version(session, 1)
+        studies.close(session, queued, datetime.now(UTC), "quiet")
+    with_settings(node, database, min_free_bytes=0, max_queued_studies=1)
+    assert node.send(chest(study=3), chest(2, study=1), chest(2, study=2)) == [Status.OUT_OF_RESOURCES, 0, 0]
+    events = [e.action for e in rows(database, AuditEvent) if e.version_id is None]
+    assert events == ["queue full"]
+
+
+def test_paused_receiver_asks_the_sender_to_come_again(node, database):
+    operate.pause(database, Stage.RECEIVE, "", "operator jo", "")
+    assert node.send(chest()) == [Status.OUT_OF_RESOURCES]
+    operate.resume(database, Stage.RECEIVE, "", "operator jo")
+    with_settings(node, database, min_free_bytes=0)
+    assert node.send(chest()) == [Status.SUCCESS]
+
+
+def test_purged_instance_that_comes_again_is_stored_again_under_another_name(node, database):
+    node.send(chest())
+    (first,) = rows(database, SOPInstance)
+    with database.write() as session:
+        session.execute(update(SOPInstance).values(purged_at=datetime.now(UTC)))
+        session.execute(update(StudyRow).values(purged_at=datetime.now(UTC)))
+        session.execute(update(StudyVersion).values(state=State.DONE))
+    (node.root / first.path).unlink()
+    assert node.send(chest(), chest()) == [Status.SUCCESS] * 2
+    _, second = rows(database, SOPInstance)
+    assert (second.revision, second.is_current, second.sha256) == (2, True, first.sha256)
+    assert second.path != first.path
+    assert (node.root / second.path).is_file()
+    assert [v.state for v in rows(database, StudyVersion)] == [State.DONE, State.RECEIVING]
+    assert rows(database, StudyRow)[0].purged_at is None
 
 
 def test_eight_senders_of_one_study_lose_nothing(node, database):

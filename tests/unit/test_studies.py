@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from dicomnode.db import deliveries, migrate, results, studies
+from dicomnode.db import deliveries, intake, migrate, results, studies
 from dicomnode.db.session import Database
 from dicomnode.db.tables import AuditEvent, SOPInstance, StudyVersion
 from dicomnode.domain.codes import LUNG
@@ -94,8 +94,8 @@ def test_other_bytes_of_a_known_uid_are_a_new_revision_in_a_new_version(database
     with database.read() as session:
         assert [i.sha256 for i, _ in studies.members(session, first)] == ["a"]
         assert [(i.sha256, i.revision) for i, _ in studies.members(session, second)] == [("b", 2)]
-        assert studies.is_known(session, header("1.1"), "b")
-        assert not studies.is_known(session, header("1.1"), "a")
+        assert intake.seen(session, header("1.1"), "b").is_known
+        assert not intake.seen(session, header("1.1"), "a").is_known
         assert "instance revised" in session.scalars(select(AuditEvent.action)).all()
 
 
