@@ -43,6 +43,10 @@ class SpoolFileMissing(Transient):
     """A received file is not where its row says."""
 
 
+class DecoderUnavailable(Transient):
+    """The decoding process did not start, or something outside the node ended it."""
+
+
 class DatabaseUnavailable(Transient):
     """The database did not answer."""
 

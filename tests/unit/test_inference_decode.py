@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from dicomnode.errors import UnreadableImage, UnsuitableInput
-from dicomnode.inference.codestream import dimensions, with_repaired_scan
-from dicomnode.inference.decode import decode, window
-from dicomnode.inference.manifest import Voi
+from dicomnode.errors import SpoolFileMissing, UnreadableImage, UnsuitableInput
+from dicomnode.inference.codestream import Claim, check, with_repaired_scan
+from dicomnode.inference.decode import decode
+from dicomnode.inference.display import Voi, window
 
 HEADER = Voi(method="header", low=0, high=100)
 PERCENTILE = Voi(method="percentile", low=10, high=90)
@@ -144,7 +144,7 @@ FAULTS: dict[str, tuple[Callable[[Radiograph], Path], str]] = {
     "no image at all": (lambda r: r(Rows=None, Columns=None, PixelData=None), "Rows, Columns and Bits Allocated are"),
     "codestream of other dimensions": (
         lambda r: compressed(r, jpeg_header(40000, 40000), JPEGBaseline8Bit),
-        r"the codestream is \(40000, 40000\), the header says \(64, 48\)",
+        "the codestream is 40000 x 40000 pixels of 1 x 8 bits, the header says 64 x 48 pixels",
     ),
     "truncated JPEG": (lambda r: compressed(r, jpeg_header(64, 48), JPEGBaseline8Bit), "cannot be decoded"),
     "no JPEG 2000": (lambda r: compressed(r, b"nonsense", JPEG2000Lossless), "cannot be decoded"),
@@ -172,8 +172,8 @@ def test_a_file_that_is_no_dicom_is_an_unreadable_image(content: bytes, tmp_path
         decode(path, HEADER, LIMIT)
 
 
-def test_a_missing_file_is_an_unreadable_image(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImage, match="FileNotFoundError"):
+def test_a_missing_file_is_lost_not_unreadable(tmp_path: Path) -> None:
+    with pytest.raises(SpoolFileMissing, match="gone cannot be read: No such file"):
         decode(tmp_path / "gone", HEADER, LIMIT)
 
 
@@ -182,12 +182,62 @@ def test_a_palette_is_no_grey_image(radiograph: Radiograph) -> None:
         decode(radiograph(PhotometricInterpretation="PALETTE COLOR"), HEADER, LIMIT)
 
 
-def test_a_codestream_tells_its_dimensions() -> None:
-    siz = b"\xff\x4f\xff\x51\x00\x29\x00\x00" + b"".join(n.to_bytes(4, "big") for n in (300, 220, 100, 20))
-    assert dimensions(jpeg_header(64, 48)) == (64, 48)
-    assert dimensions(siz) == (200, 200)
-    assert dimensions(b"nonsense") is None
-    assert dimensions(b"") is None
+def siz(columns: int, rows: int, components: int = 1, precision: int = 8) -> bytes:
+    sizes = (columns + 100, rows + 20, 100, 20, 64, 64, 0, 0)
+    return (
+        b"\xff\x4f\xff\x51\x00\x29\x00\x00"
+        + b"".join(n.to_bytes(4, "big") for n in sizes)
+        + components.to_bytes(2, "big")
+        + bytes([precision - 1, 1, 1])
+    )
+
+
+def rle(*offsets: int) -> bytes:
+    return b"".join(n.to_bytes(4, "little") for n in (len(offsets), *offsets)).ljust(64, b"\0") + b"\0" * 64
+
+
+TRUE_CLAIMS = {
+    "JPEG": (jpeg_header(64, 48), JPEGBaseline8Bit),
+    "JPEG-LS": (jpeg_header(64, 48).replace(b"\xff\xc0", b"\xff\xf7"), JPEGLSLossless),
+    "JPEG 2000": (siz(48, 64), JPEG2000Lossless),
+    "JPEG 2000 in JP2": (b"\0\0\0\x0cjP  \r\n\x87\n" + siz(48, 64), JPEG2000Lossless),
+    "RLE": (rle(64, 70), RLELossless),
+}
+FALSE_CLAIMS = {
+    "JPEG of other size": (jpeg_header(65, 48), JPEGBaseline8Bit, "the codestream is 65 x 48 pixels"),
+    "JPEG with a second frame header": (
+        jpeg_header(64, 48)[:15] + jpeg_header(40000, 48)[2:],
+        JPEGBaseline8Bit,
+        "the codestream is 40000 x 48 pixels",
+    ),
+    "JPEG in colour": (
+        jpeg_header(64, 48)[:11] + b"\x03" + jpeg_header(64, 48)[12:],
+        JPEGBaseline8Bit,
+        "of 3 x 8 bits",
+    ),
+    "no JPEG": (siz(48, 64), JPEGBaseline8Bit, "holds no JPEG codestream"),
+    "JPEG 2000 of other size": (siz(48, 65), JPEG2000Lossless, "the codestream is 65 x 48 pixels"),
+    "JPEG 2000 in colour": (siz(48, 64, components=3), JPEG2000Lossless, "of 3 x 8 bits"),
+    "JPEG 2000 of 38 bits": (siz(48, 64, precision=38), JPEG2000Lossless, "of 1 x 38 bits"),
+    "JPEG 2000 cut off": (siz(48, 64)[:30], JPEG2000Lossless, "holds no JPEG 2000 codestream"),
+    "RLE of 15 segments": (rle(*range(64, 79)), RLELossless, "has 15 segments, the header asks for 2"),
+    "RLE that runs out": (rle(64, 4000), RLELossless, "not inside it in order"),
+    "RLE that runs back": (rle(64, 64), RLELossless, "not inside it in order"),
+    "RLE cut off": (b"\x02\0", RLELossless, "2 bytes are no RLE frame"),
+}
+
+
+@pytest.mark.parametrize("case", TRUE_CLAIMS)
+def test_a_codestream_that_agrees_with_the_header_passes(case: str) -> None:
+    frame, syntax = TRUE_CLAIMS[case]
+    check(frame, UID(syntax), Claim(64, 48, 1, 16))
+
+
+@pytest.mark.parametrize("case", FALSE_CLAIMS)
+def test_a_codestream_that_contradicts_the_header_is_refused(case: str) -> None:
+    frame, syntax, expected = FALSE_CLAIMS[case]
+    with pytest.raises(UnreadableImage, match=expected):
+        check(frame, UID(syntax), Claim(64, 48, 1, 16))
 
 
 def test_a_scan_header_without_its_end_is_repaired() -> None:
