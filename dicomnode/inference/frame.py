@@ -34,12 +34,15 @@ def read_frame(path: Path, index: int, max_pixels: int) -> tuple[Stored, Dataset
     with path.open("rb") as file:
         ds = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         syntax = _check_claims(ds, index, max_pixels)
-        if syntax.is_deflated or syntax == ExplicitVRBigEndian or ds.BitsAllocated == 1:
+        is_bits = ds.BitsAllocated == 1 and not syntax.is_encapsulated
+        if syntax.is_deflated or syntax == ExplicitVRBigEndian or is_bits:
             ds = pydicom.dcmread(path, force=True)
             _check_length(ds)
         else:
             _keep_one_frame(file, ds, index)
-    stored = pixel_array(ds, index=index if _number_of_frames(ds) > 1 else 0, correct_unused_bits=False)
+    stored = pixel_array(ds, correct_unused_bits=False)
+    if _number_of_frames(ds) > 1:  # with `index=` pydicom 3.0.2 reads too little where a frame starts within a byte
+        stored = stored[index].copy()
     if stored.shape != (ds.Rows, ds.Columns):
         raise UnreadableImage(f"decoded to {stored.shape}, the header says {(ds.Rows, ds.Columns)}")
     _apply_functional_groups(ds, index)
@@ -49,6 +52,8 @@ def read_frame(path: Path, index: int, max_pixels: int) -> tuple[Stored, Dataset
 def _check_claims(ds: Dataset, index: int, max_pixels: int) -> UID:
     """Return the transfer syntax of an image whose claims may be true."""
     claims = [ds.get(keyword) for keyword in ("Rows", "Columns", "BitsAllocated")]
+    if not any(claims):
+        raise UnreadableImage("there is no image in the object")
     if not all(isinstance(claim, int) and claim > 0 for claim in claims):
         raise UnreadableImage(f"Rows, Columns and Bits Allocated are {claims}")
     photometric = str(ds.get("PhotometricInterpretation", ""))[:16]
@@ -132,7 +137,7 @@ def _encapsulated(file: BinaryIO, ds: Dataset, index: int) -> bytes:
     table = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in ds else None
     frame = get_frame(file, index, number_of_frames=frames, extended_offsets=table)
     syntax = ds.file_meta.TransferSyntaxUID
-    check(frame, syntax, Claim(ds.Rows, ds.Columns, 1, ds.BitsAllocated))
+    check(frame, syntax, Claim(ds.Rows, ds.Columns, 1, max(ds.BitsAllocated, 8)))
     return with_repaired_scan(frame) if syntax == JPEGExtended12Bit else frame
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
+from dicomnode.errors import SpoolFileMissing
 from dicomnode.inference import bundle as bundles
 from dicomnode.inference.manifest import Selection
 from dicomnode.inference.select import Refusal, SourceInstance, most_telling, refusal
@@ -99,12 +100,16 @@ def test_a_row_that_refuses_spares_reading_the_file(tmp_path: Path) -> None:
     assert reason(missing, SC, "CR") == "Secondary Capture Image Storage is not accepted"
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 132, b"not DICOM at all, but long enough " * 9, None])
-def test_a_file_that_cannot_be_read_is_a_reason(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"\0" * 132, b"not DICOM at all, but long enough " * 9])
+def test_a_file_that_cannot_be_read_is_a_reason(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     assert reason(path)
+
+
+def test_a_file_that_is_gone_is_no_reason(tmp_path: Path) -> None:
+    with pytest.raises(SpoolFileMissing, match="gone cannot be read"):
+        reason(tmp_path / "gone")
 
 
 def test_a_header_that_holds_no_numbers_is_a_reason(radiograph: Radiograph) -> None:
