@@ -4,6 +4,7 @@ DicomnodeError
   Transient            the same input may succeed later: it runs again with back-off
     PeerUnavailable    a peer did not answer, or cut the line
     SpoolFull          the free space of the spool is below its watermark
+    DecoderUnavailable the process that decodes pixels did not start, or was killed
   Permanent            the same input will never succeed: dead letter at once
     UnreadableObject   bytes that are no DICOM data set, or contradict their command
     UnreadableImage    pixels that cannot be decoded

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from dicomnode.errors import SpoolFileMissing
+from dicomnode.inference.header import read_header
 from dicomnode.inference.manifest import Selection
 
 KEYWORDS = (
@@ -77,12 +77,7 @@ def refusal(instance: SourceInstance, selection: Selection) -> Refusal | None:
     if reason:
         return Refusal(reason, 0)
     try:
-        ds = pydicom.dcmread(
-            instance.path,
-            stop_before_pixels=True,
-            specific_tags=[*KEYWORDS, *selection.exclude],
-            force=True,
-        )
+        ds = read_header(instance.path, [*KEYWORDS, *selection.exclude])
         return _refused_by_header(ds, selection)
     except FileNotFoundError as exc:
         raise SpoolFileMissing(f"{instance.path.name} cannot be read: {exc.strerror}") from exc

@@ -138,12 +138,10 @@ def test_the_child_is_limited_and_a_stop_of_the_service_does_not_end_it(opened: 
     process.decode(good, Voi())
     pid = process.pid
     assert pid is not None
-    limits = Path(f"/proc/{pid}/limits").read_text()
-    assert [line.split()[-3] for line in limits.splitlines() if "core file" in line or "Max file size" in line] == [
-        "0",
-        "0",
-    ]
-    assert all("unlimited" not in line.split()[3] for line in limits.splitlines() if line.startswith("Max address"))
+    limits = {line[:26].strip(): line[26:].split() for line in Path(f"/proc/{pid}/limits").read_text().splitlines()}
+    assert limits["Max core file size"][:2] == limits["Max file size"][:2] == ["0", "0"]
+    assert 64 << 20 < int(limits["Max address space"][0]) < 1 << 30
+    assert 60 < int(limits["Max cpu time"][0]) < 80
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(pid, number)
     process.decode(good, Voi())

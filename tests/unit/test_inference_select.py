@@ -1,11 +1,14 @@
 """Which instances the chest bundles look at, and the words in which the others are refused."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicomnode.errors import SpoolFileMissing
 from dicomnode.inference import bundle as bundles
@@ -161,3 +164,27 @@ def test_no_real_file_makes_selection_raise() -> None:
     reasons = [reason(path) for path in files]
     assert len(reasons) > 300
     assert any(text == "" for text in reasons)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_the_header_is_read_in_every_encoding(syntax: str, radiograph: Radiograph) -> None:
+    def written(**attributes: str) -> Path:
+        path = radiograph(**attributes)
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, ds, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+        return path
+
+    assert reason(written()) == ""
+    assert reason(written(ViewPosition="LL")) == "lateral view"
+
+
+def test_a_deflated_file_does_not_unfold_in_memory(radiograph: Radiograph) -> None:
+    path = radiograph(TransferSyntaxUID=DeflatedExplicitVRLittleEndian, ViewPosition="LL", PixelData=bytes(64 << 20))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert reason(path) == "lateral view"
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
