@@ -34,7 +34,6 @@ START_S = 120.0
 MAX_HEADER_BYTES = 1 << 16
 PIPE_BYTES = 1 << 20
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TZ")
-FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 NONSENSE = "the decoder answered nonsense"
 
 
@@ -107,10 +106,8 @@ class DecodingProcess:
             os.close(pipe)
         with contextlib.suppress(OSError):
             _stdin(child).close()
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # one that waits for a dead disk dies when the disk answers
-            child.process.wait(5)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(5)  # one that waits for a dead disk dies when the disk answers
 
     def _ready(self) -> _Child:
         """Return a child that waits for a request; one that ended or spoke unasked is replaced."""
@@ -121,7 +118,7 @@ class DecodingProcess:
         assert child is not None  # noqa: S101  it was started
         if not child.is_ready:
             try:
-                _answer(child, time.monotonic() + START_S, START_S)
+                _answer(child, time.monotonic() + START_S, f"it took longer than {START_S:g} s")
             except _Failed as exc:
                 self.close()
                 raise DecoderUnavailable(f"the decoding process did not start: {exc}") from exc
@@ -131,13 +128,14 @@ class DecodingProcess:
     def _ask(self, child: _Child, request: bytes) -> FloatArray:
         seconds = self._settings.decode_deadline_s
         deadline = time.monotonic() + seconds
+        too_late = f"decoding took longer than the {seconds:g} s of analysis.decode_deadline_s"
         with contextlib.suppress(BrokenPipeError):  # then there is an end to read, with its reason
             _stdin(child).write(request)
-        header = _answer(child, deadline, seconds)
+        header = _answer(child, deadline, too_late)
         if "error" in header:
             raise self._error(child, header)
         image = np.empty(self._shape(header), np.float32)
-        _read(child, image.data.cast("B"), deadline, seconds)
+        _read(child, image.data.cast("B"), deadline, too_late)
         if not (image.min() >= 0 and image.max() <= 1):  # false for NaN too
             raise _Failed("the decoder answered numbers outside 0..1")
         child.served += 1
@@ -168,9 +166,8 @@ class Decoders:
     """
 
     def __init__(self, settings: AnalysisSettings) -> None:
-        self._count = len(os.sched_getaffinity(0))
         self._idle: queue.LifoQueue[DecodingProcess] = queue.LifoQueue()  # the last one used is the warm one
-        for _ in range(self._count - 1):
+        for _ in range(len(os.sched_getaffinity(0)) - 1):
             self._idle.put(DecodingProcess(settings))
         first = DecodingProcess(settings)
         first.start()
@@ -185,8 +182,12 @@ class Decoders:
             self._idle.put(process)
 
     def close(self) -> None:
-        """End every child after its current file."""
-        for process in [self._idle.get() for _ in range(self._count)]:
+        """End the children that are idle; one in the middle of a file ends with this process at the latest."""
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for process in idle:
             process.close()
             self._idle.put(process)
 
@@ -231,15 +232,15 @@ def _stdin(child: _Child) -> IO[bytes]:
     return child.process.stdin
 
 
-def _answer(child: _Child, deadline: float, seconds: float) -> dict[str, Any]:
+def _answer(child: _Child, deadline: float, too_late: str) -> dict[str, Any]:
     """Return the header of the child's next answer; raise `_Failed` with the reason why there is none."""
     length = bytearray(LENGTH.size)
-    _read(child, memoryview(length), deadline, seconds)
+    _read(child, memoryview(length), deadline, too_late)
     (size,) = LENGTH.unpack(length)
     if size > MAX_HEADER_BYTES:
         raise _Failed(NONSENSE)
     text = bytearray(size)
-    _read(child, memoryview(text), deadline, seconds)
+    _read(child, memoryview(text), deadline, too_late)
     try:
         header = json.loads(text)
     except ValueError:
@@ -249,11 +250,11 @@ def _answer(child: _Child, deadline: float, seconds: float) -> dict[str, Any]:
     return header
 
 
-def _read(child: _Child, wanted: memoryview, deadline: float, seconds: float) -> None:
-    """Fill `wanted` from the child's answer; raise `_Failed` when it ends or the deadline passes."""
+def _read(child: _Child, wanted: memoryview, deadline: float, too_late: str) -> None:
+    """Fill `wanted` from the child's answer; raise `_Failed` when it ends, or with `too_late` after the deadline."""
     while wanted:
         if not _has_spoken(child, deadline - time.monotonic()):
-            raise _Failed(f"decoding took longer than the {seconds:g} s of analysis.decode_deadline_s", is_certain=True)
+            raise _Failed(too_late, is_certain=True)
         count = os.readv(child.answers, [wanted])
         if not count:
             raise _end(child)
@@ -278,6 +279,6 @@ def _end(child: _Child) -> _Failed:
     name = signal.Signals(-status).name
     if -status == signal.SIGXCPU:
         return _Failed("decoding took more processor time than analysis.decode_deadline_s", is_certain=True)
-    if -status in FROM_OUTSIDE:
+    if -status == signal.SIGKILL:
         return _Failed(f"the decoding process was ended from outside ({name})", is_from_outside=True)
     return _Failed(f"the decoder crashed ({name})")
