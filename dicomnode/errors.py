@@ -7,6 +7,7 @@ DicomnodeError
     SpoolFileMissing   a received file is not where its row says
     QueueFull          too many studies wait for their analysis already
     Paused             an operator has paused what was asked for
+    DecoderUnavailable the process that decodes pixels did not start, or was killed
   Permanent            the same input will never succeed: dead letter at once
     UnreadableObject   bytes that are no DICOM data set, or contradict their command
     UnreadableImage    pixels that cannot be decoded
@@ -54,6 +55,10 @@ class QueueFull(Transient):
 
 class Paused(Transient):
     """An operator has paused what was asked for."""
+
+
+class DecoderUnavailable(Transient):
+    """The decoding process did not start, or something outside the node ended it."""
 
 
 class DatabaseUnavailable(Transient):

@@ -8,7 +8,8 @@ import pytest
 
 PACKAGES = {
     "storescu": "DCMTK", "storescp": "DCMTK", "findscu": "DCMTK", "echoscu": "DCMTK", "dcmdump": "DCMTK",
-    "dsrdump": "DCMTK", "dsr2html": "DCMTK", "Orthanc": "Orthanc", "dciodvfy": "dicom3tools", "dcentvfy": "dicom3tools",
+    "dsrdump": "DCMTK", "dcmj2pnm": "DCMTK", "dcml2pnm": "DCMTK",
+    "dsr2html": "DCMTK", "Orthanc": "Orthanc", "dciodvfy": "dicom3tools", "dcentvfy": "dicom3tools",
     "dcsrdump": "dicom3tools", "java": "a Java runtime",
 }  # fmt: skip
 PEER_MARKS = ("dcmtk", "orthanc", "postgresql", "judge")

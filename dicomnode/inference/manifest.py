@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from dicomnode.domain.findings import Priority
 from dicomnode.errors import BundleError
+from dicomnode.inference.display import Voi
 from dicomnode.inference.networks import Parameter
 from dicomnode.inference.preprocess import Step, output_size
 
@@ -73,14 +74,6 @@ class Selection(Table):
     min_columns: int = Field(default=1, ge=1)
     min_age_years: float | None = Field(default=None, ge=0, le=150)
     max_age_years: float | None = Field(default=None, ge=0, le=150)
-
-
-class Voi(Table):
-    """Stored values to display values: `header` (VOI LUT or window; else percentiles) or always `percentile`."""
-
-    method: Literal["header", "percentile"] = "header"
-    low: float = Field(default=0.0, ge=0, lt=50)
-    high: float = Field(default=100.0, gt=50, le=100)
 
 
 class Preprocessing(Table):

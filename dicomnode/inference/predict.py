@@ -19,9 +19,9 @@ from dicomnode.errors import UnreadableImage, UnsuitableInput
 from dicomnode.inference.anomaly import percentile
 from dicomnode.inference.batcher import Answer, Batcher
 from dicomnode.inference.bundle import Bundle
-from dicomnode.inference.decode import decode
+from dicomnode.inference.decoding_process import Decoders
+from dicomnode.inference.display import FloatArray
 from dicomnode.inference.manifest import AnomalyOutput, ClassifierOutput, ClassTable, CodeTable
-from dicomnode.inference.preprocess import FloatArray
 from dicomnode.inference.select import Refusal, SourceInstance, most_telling, refusal
 
 DECIMALS = 4
@@ -48,8 +48,10 @@ class Analyzer:
         self._bundles = tuple(bundles)
         self._settings = settings
         self._batcher: Batcher | None = None
+        self._decoders: Decoders | None = None
 
     def __enter__(self) -> Self:
+        self._decoders = Decoders(self._settings)
         networks = {bundle.identity.name: bundle.run for bundle in self._bundles}
         self._batcher = Batcher(networks, self._settings.batch_images, self._settings.batch_wait_ms)
         return self
@@ -59,13 +61,16 @@ class Analyzer:
     ) -> None:
         if self._batcher is not None:
             self._batcher.close()
+        if self._decoders is not None:
+            self._decoders.close()
 
     def analyze(self, instances: Sequence[SourceInstance]) -> tuple[BundleResult, ...]:
         """Return what each bundle says, in their order; the order of `instances` does not matter.
 
-        A bundle that assessed nothing says why in `not_applicable`. No file makes it raise.
+        A bundle that assessed nothing says why in `not_applicable`. No file makes it raise but one that is gone
+        (`SpoolFileMissing`); `DecoderUnavailable` if no decoding process can be started.
         """
-        if self._batcher is None:
+        if self._batcher is None or self._decoders is None:
             raise RuntimeError("the analyzer is used outside its `with` block")
         ordered = sorted(instances, key=lambda instance: instance.sop_instance_uid)
         plans = [_plan(bundle, ordered) for bundle in self._bundles]
@@ -108,8 +113,9 @@ class Analyzer:
         return inputs, refused
 
     def _decode(self, path: Path, bundle: Bundle) -> FloatArray | UnsuitableInput:
+        assert self._decoders is not None  # noqa: S101  `analyze` asked
         try:
-            return decode(path, bundle.manifest.preprocessing.voi, self._settings.max_image_pixels)
+            return self._decoders.decode(path, bundle.manifest.preprocessing.voi)
         except UnsuitableInput as exc:
             return exc
         except UnreadableImage as exc:

@@ -5,11 +5,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional
 
-FloatArray = NDArray[np.float32]
+from dicomnode.inference.display import FloatArray as FloatArray  # noqa: PLC0414  it is imported from here
 
 
 class _Step(BaseModel):

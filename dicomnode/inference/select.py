@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from dicomnode.errors import SpoolFileMissing
+from dicomnode.inference.header import read_header
 from dicomnode.inference.manifest import Selection
 
 KEYWORDS = (
@@ -68,18 +69,18 @@ class Refusal:
 
 
 def refusal(instance: SourceInstance, selection: Selection) -> Refusal | None:
-    """Return why `selection` refuses `instance`, None where it takes it; never raises, whatever the file holds."""
+    """Return why `selection` refuses `instance`, None where it takes it, whatever the file holds.
+
+    Raises `SpoolFileMissing` if the file is gone.
+    """
     reason = _refused_by_row(instance, selection)
     if reason:
         return Refusal(reason, 0)
     try:
-        ds = pydicom.dcmread(
-            instance.path,
-            stop_before_pixels=True,
-            specific_tags=[*KEYWORDS, *selection.exclude],
-            force=True,
-        )
+        ds = read_header(instance.path, [*KEYWORDS, *selection.exclude])
         return _refused_by_header(ds, selection)
+    except FileNotFoundError as exc:
+        raise SpoolFileMissing(f"{instance.path.name} cannot be read: {exc.strerror}") from exc
     except Exception as exc:  # noqa: BLE001  a file can make its reader raise anything, RecursionError too
         return Refusal(f"the header cannot be read ({type(exc).__name__})", 1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dicomnode.config import AnalysisSettings
 from dicomnode.domain.findings import BundleResult, Priority, findings_digest
-from dicomnode.errors import UnsuitableInput
+from dicomnode.errors import SpoolFileMissing, UnsuitableInput
 from dicomnode.inference import bundle as bundles
 from dicomnode.inference.anomaly import percentile
 from dicomnode.inference.batcher import Batcher, run_batch
@@ -120,6 +120,13 @@ def test_an_image_that_cannot_be_decoded_is_not_applicable(analyzer: Analyzer, r
     bad = SourceInstance(radiograph("bad", PixelData=b"\0" * 10), "1.2.0", DX, "DX")
     (reason,) = not_applicable(analyzer.analyze([bad]))
     assert "6144 bytes of pixels expected" in reason
+
+
+def test_a_lost_file_is_a_failure_never_not_applicable(analyzer: Analyzer, study: Study) -> None:
+    images = study(2)
+    images[1].path.unlink()
+    with pytest.raises(SpoolFileMissing):
+        analyzer.analyze(images)
 
 
 def test_an_analyzer_is_used_inside_its_block(both: tuple[Bundle, Bundle], study: Study) -> None:

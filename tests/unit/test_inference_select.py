@@ -1,12 +1,16 @@
 """Which instances the chest bundles look at, and the words in which the others are refused."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicomnode.errors import SpoolFileMissing
 from dicomnode.inference import bundle as bundles
 from dicomnode.inference.manifest import Selection
 from dicomnode.inference.select import Refusal, SourceInstance, most_telling, refusal
@@ -99,12 +103,16 @@ def test_a_row_that_refuses_spares_reading_the_file(tmp_path: Path) -> None:
     assert reason(missing, SC, "CR") == "Secondary Capture Image Storage is not accepted"
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 132, b"not DICOM at all, but long enough " * 9, None])
-def test_a_file_that_cannot_be_read_is_a_reason(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"\0" * 132, b"not DICOM at all, but long enough " * 9])
+def test_a_file_that_cannot_be_read_is_a_reason(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     assert reason(path)
+
+
+def test_a_file_that_is_gone_is_no_reason(tmp_path: Path) -> None:
+    with pytest.raises(SpoolFileMissing, match="gone cannot be read"):
+        reason(tmp_path / "gone")
 
 
 def test_a_header_that_holds_no_numbers_is_a_reason(radiograph: Radiograph) -> None:
@@ -156,3 +164,27 @@ def test_no_real_file_makes_selection_raise() -> None:
     reasons = [reason(path) for path in files]
     assert len(reasons) > 300
     assert any(text == "" for text in reasons)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_the_header_is_read_in_every_encoding(syntax: str, radiograph: Radiograph) -> None:
+    def written(**attributes: str) -> Path:
+        path = radiograph(**attributes)
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, ds, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+        return path
+
+    assert reason(written()) == ""
+    assert reason(written(ViewPosition="LL")) == "lateral view"
+
+
+def test_a_deflated_file_does_not_unfold_in_memory(radiograph: Radiograph) -> None:
+    path = radiograph(TransferSyntaxUID=DeflatedExplicitVRLittleEndian, ViewPosition="LL", PixelData=bytes(64 << 20))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert reason(path) == "lateral view"
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()
