@@ -94,7 +94,7 @@ def _letter(letter: "DeadLetter") -> dict[str, Cell]:
         "status": None if letter.dimse_status is None else describe(letter.dimse_status),
         "tries": letter.tries,
         "failed_at": letter.failed_at,
-        "next_try": letter.next_at or "never: `dicomnode study retry`",
+        "next_try": letter.next_at or "never",
         "study_instance_uid": letter.study_instance_uid,
     }
 
