@@ -85,6 +85,9 @@ class AnalysisSettings(Table):
     batch_images: int = Field(default=8, ge=1, le=256)
     batch_wait_ms: float = Field(default=30, ge=0, le=1000)
     threads: int = Field(default=0, ge=0, description="of one forward pass; 0: all cores")
+    backend: Literal["auto", "eager", "channels_last", "bfloat16", "compiled", "onnxruntime"] = Field(
+        default="auto", description="what runs a network; auto: the fastest whose results do not differ"
+    )
     max_image_pixels: int = Field(default=200_000_000, ge=1, description="a larger image is not decoded")
     max_attempts: int = Field(default=5, ge=1, description="a study that fails so often is FAILED")
 

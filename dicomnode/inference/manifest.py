@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dicomnode.domain.findings import Priority
 from dicomnode.errors import BundleError
 from dicomnode.inference.networks import Parameter
-from dicomnode.inference.preprocess import Step, output_size
+from dicomnode.inference.preprocess import Normalize, Step, output_size
 
 MANIFEST_NAME = "bundle.toml"
 WEIGHTS_NAME = "weights.safetensors"
@@ -258,6 +258,14 @@ class Manifest(Table):
             raise ValueError(
                 f"the preprocessing ends at {size}, the tensor has {self.tensor.rows}, {self.tensor.columns}"
             )
+        for number, step in enumerate(self.preprocessing.steps, 1):
+            if isinstance(step, Normalize):
+                if number < len(self.preprocessing.steps):
+                    raise ValueError("the step normalize is the last one")
+                if len(step.mean) not in (1, self.tensor.channels):
+                    raise ValueError(
+                        f"normalize has {len(step.mean)} means, the tensor has {self.tensor.channels} channels"
+                    )
         return self
 
     @property
