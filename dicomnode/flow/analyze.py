@@ -6,13 +6,15 @@ No transaction is open while the networks run.
 import time
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from dicomnode.config import AnalysisSettings
 from dicomnode.db import results, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import BundleResult, study_priority
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.errors import Permanent, SpoolFileMissing
-from dicomnode.inference.predict import Analyzer
+from dicomnode.flow.bundles import BundleSet, BundlesInUse
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
 from dicomnode.metrics import ANALYSIS_SECONDS
@@ -21,24 +23,13 @@ log = get_logger(__name__)
 
 
 class Analysis:
-    """The analyze step with what it needs: rows, the spool at `root`, the loaded bundles.
+    """The analyze step with what it needs: rows, the spool at `root`, the bundles in use."""
 
-    `refused` says in words which active bundles were not loaded and why.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        root: Path,
-        analyzer: Analyzer,
-        settings: AnalysisSettings,
-        refused: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, database: Database, root: Path, bundles: BundlesInUse, settings: AnalysisSettings) -> None:
         self._database = database
         self._root = root
-        self._analyzer = analyzer
+        self._bundles = bundles
         self._settings = settings
-        self._refused = refused
 
     def analyze(self, version_id: int) -> bool:
         """Analyze a version; return whether there is something to report.
@@ -51,9 +42,10 @@ class Analysis:
             return self._is_reporting(version_id)
         _require_files(instances)
         began = time.monotonic()
-        found = self._analyzer.analyze(instances)
-        seconds = time.monotonic() - began
-        return self._finish(version_id, found, seconds)
+        with self._bundles.study() as opened:
+            found = opened.analyzer.analyze(instances)
+            seconds = time.monotonic() - began
+            return self._finish(version_id, found, seconds, opened.set)
 
     def _start(self, version_id: int) -> list[SourceInstance] | None:
         with self._database.write() as session:
@@ -62,16 +54,7 @@ class Analysis:
             if studies.version(session, version_id).state != State.ANALYZING:
                 return None
             if studies.start_attempt(session, version_id) <= self._settings.max_attempts:
-                members = studies.members(session, version_id)
-                return [
-                    SourceInstance(
-                        path=self._root / instance.path,
-                        sop_instance_uid=instance.sop_instance_uid,
-                        sop_class_uid=instance.sop_class_uid,
-                        modality=series.modality,
-                    )
-                    for instance, series in members
-                ]
+                return source_instances(session, version_id, self._root)
         raise Permanent(
             f"{self._settings.max_attempts} attempts ended with the death of the process; see analysis.max_attempts"
         )
@@ -80,24 +63,38 @@ class Analysis:
         with self._database.read() as session:
             return studies.version(session, version_id).state == State.REPORTING
 
-    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float) -> bool:
+    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float, used: BundleSet) -> bool:
         applicable = any(not result.not_applicable for result in found)
         priority = study_priority(found) if applicable else None
         with self._database.write() as session:
             moment = now(session)
             event = Event.ANALYZED if applicable else Event.NO_MODEL
-            reason = "" if applicable else self._why_none(found)
+            reason = "" if applicable else _why_none(found, used.refused)
             if studies.advance(session, version_id, event, moment, reason) is None:
                 return False
-            results.add_results(session, version_id, found, priority, moment, seconds)
+            results.add_results(session, version_id, found, priority, moment, seconds, used.backends)
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
         log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)
         return applicable
 
-    def _why_none(self, found: tuple[BundleResult, ...]) -> str:
-        reasons = [f"{result.bundle.name}: {result.not_applicable}" for result in found]
-        return "; ".join([*reasons, *self._refused]) or "no bundle is active; see models.active"
+
+def _why_none(found: tuple[BundleResult, ...], refused: tuple[str, ...]) -> str:
+    reasons = [f"{result.bundle.name}: {result.not_applicable}" for result in found]
+    return "; ".join([*reasons, *refused]) or "no bundle is active; see models.active"
+
+
+def source_instances(session: Session, version_id: int, root: Path) -> list[SourceInstance]:
+    """Return the instances of a version with their files in the spool at `root`."""
+    return [
+        SourceInstance(
+            path=root / instance.path,
+            sop_instance_uid=instance.sop_instance_uid,
+            sop_class_uid=instance.sop_class_uid,
+            modality=series.modality,
+        )
+        for instance, series in studies.members(session, version_id)
+    ]
 
 
 def _require_files(instances: list[SourceInstance]) -> None:

@@ -100,6 +100,21 @@ def measure(
     return Choice(chosen, (*measured, *out)), forwards
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A network as an ONNX file, with the largest difference of its results from eager float32's."""
+
+    content: bytes
+    difference: float
+
+
+def export(bundle: Bundle) -> Exported:
+    """Return the network of `bundle` as ONNX, compared on the reference cases; raise `BundleError`."""
+    content = _exported(bundle)
+    run = onnx.session(bundle.identity.name, content, 0)
+    return Exported(content, difference(bundle, run, _eager(bundle), reference_inputs(bundle)))
+
+
 def makers(
     bundle: Bundle, settings: AnalysisSettings, folder: Path | None, *, compiled: bool
 ) -> Mapping[str, Callable[[], Forward]]:
