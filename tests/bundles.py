@@ -15,6 +15,7 @@ from dicomnode.inference.manifest import ClassifierOutput, Preprocessing
 from dicomnode.inference.networks import build
 from dicomnode.inference.preprocess import Resize, prepare
 from dicomnode.training import writer
+from dicomnode.training.seal import seal
 
 torch.set_num_threads(1)  # networks this small only wait for a second thread
 SIDE = 32
@@ -87,7 +88,7 @@ def manifest_values(name: str, kind: str) -> dict[str, Any]:
 
 
 def write_bundle(folder: Path, values: dict[str, Any]) -> Path:
-    """Write a bundle with random weights that reproduces its reference case."""
+    """Write a small bundle with random weights that reproduces its reference case."""
     folder.mkdir(parents=True)
     torch.manual_seed(3)
     network = build(values["architecture"]["name"], values["architecture"]["parameters"]).eval()
@@ -103,6 +104,17 @@ def write_bundle(folder: Path, values: dict[str, Any]) -> Path:
     case = {"pixels": pixels, "expected": bundles.activate(output, raw)[0]}
     writer.write_tensors(folder / "reference/gradient.safetensors", case)
     writer.write_manifest(folder, values)
+    return folder
+
+
+def write_random_bundle(folder: Path, values: dict[str, Any]) -> Path:
+    """Write a classifier of any size with random weights; sealing makes its reference case."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(3)
+    network = build(values["architecture"]["name"], values["architecture"]["parameters"]).eval()
+    writer.write_weights(folder, network.state_dict())
+    (folder / "bundle.toml").write_text(writer.to_toml(values))
+    seal(folder)
     return folder
 
 
