@@ -28,6 +28,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_bundle_state")),
     )
     op.create_index("ix_bundle_state_name_id", "bundle_state", ["name", "id"], unique=False)
-    with op.batch_alter_table("analysis", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("is_shadow", sa.Boolean(), server_default=sa.false(), nullable=False))
-        batch_op.add_column(sa.Column("backend", sa.String(length=32), server_default="", nullable=False))
+    # no batch: it would build the table anew on SQLite, and dropping the old one fails where rows point at it
+    op.add_column("analysis", sa.Column("is_shadow", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("analysis", sa.Column("backend", sa.String(length=32), server_default="", nullable=False))
