@@ -86,8 +86,8 @@ def channels_last(network: nn.Module) -> Forward:
 
 
 def activate(classifier: ClassifierOutput | None, outputs: Tensor) -> Tensor:
-    """Return calibrated probabilities for logits (B, outputs); anomaly scores (no classifier) stay as they are."""
-    if classifier is None:
+    """Return calibrated probabilities for logits (B, outputs); scores and what is a probability stay as they are."""
+    if classifier is None or classifier.activation == "none":
         return outputs
     logits = outputs * classifier.calibration.scale + classifier.calibration.offset
     return logits.softmax(1) if classifier.activation == "softmax" else logits.sigmoid()
@@ -254,6 +254,8 @@ def outputs_of(bundle: Bundle, name: str, case: Mapping[str, Tensor]) -> NDArray
     count = 1 if bundle.manifest.classifier is None else len(bundle.manifest.classifier.names)
     if outputs.shape != (1, count) or not np.isfinite(outputs).all():
         raise BundleError(f"{bundle.manifest.name}: {name}: gives {outputs.tolist()}, the manifest has {count} outputs")
+    if bundle.manifest.classifier is not None and (outputs.min() < 0 or outputs.max() > 1):
+        raise BundleError(f"{bundle.manifest.name}: {name}: gives {outputs.tolist()}: no probabilities; see activation")
     first: NDArray[np.float64] = outputs[0]
     return first
 

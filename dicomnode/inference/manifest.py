@@ -142,9 +142,12 @@ class ClassTable(Table):
 
 
 class ClassifierOutput(Table):
-    """Names of the network's outputs in order; each is reported as a class or stands in `ignored`."""
+    """Names of the network's outputs in order; each is reported as a class or stands in `ignored`.
 
-    activation: Literal["sigmoid", "softmax"]
+    `activation` makes probabilities of them; `none` where the network gives probabilities already.
+    """
+
+    activation: Literal["sigmoid", "softmax", "none"]
     names: tuple[str, ...] = Field(min_length=1)
     ignored: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
@@ -157,6 +160,8 @@ class ClassifierOutput(Table):
             raise ValueError(f"outputs {self.names} are not classes {reported} and ignored {self.ignored}, each once")
         if self.activation == "softmax" and len(self.names) < 2:
             raise ValueError("softmax needs two outputs or more")
+        if self.activation == "none" and self.calibration.method != "none":
+            raise ValueError("a calibration is for logits; activation none means that the network gives probabilities")
         return self
 
 

@@ -87,7 +87,7 @@ cases = ["reference/pattern.safetensors", "reference/gradient.safetensors"]
 _CLASSIFIER = """
 # The network's {count} outputs in order; each is a class below or stands in `ignored`.
 [classifier]
-activation = "{activation}"              # sigmoid, or softmax over two outputs and more; the network gives logits
+activation = "{activation}"              # sigmoid, softmax; none where the network gives probabilities itself
 names = [{names}]
 ignored = []
 

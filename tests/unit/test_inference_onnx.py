@@ -163,3 +163,16 @@ def test_layers_of_an_onnx_file_are_refused_in_words(onnx_folder: Path) -> None:
 
 def test_the_bundle_says_which_network_file_it_holds(onnx_folder: Path) -> None:
     assert "architecture ONNX" in bundles.load(onnx_folder).identity.parameters
+
+
+def test_a_network_that_gives_logits_is_refused_where_probabilities_are_promised(onnx_folder: Path) -> None:
+    manifest = onnx_folder / "bundle.toml"
+    manifest.write_text(manifest.read_text().replace('activation = "sigmoid"', 'activation = "none"'))
+
+    def large(model: Any) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == "head.bias")
+        tensor.CopyFrom(numpy_helper.from_array(np.array([5.0], np.float32), tensor.name))
+
+    edited(onnx_folder, large)
+    with pytest.raises(BundleError, match=r"gradient\.safetensors: gives .*: no probabilities; see activation"):
+        bundles.load(onnx_folder)
