@@ -138,15 +138,15 @@ def _row(name: str, folder: Path, digest: str) -> Row:
 
 def _backend(folder: Path, settings: config.Settings) -> "tuple[Choice | None, str]":
     """Return what runs the network and how it was found, or why the bundle is refused."""
+    from dicomnode.flow.bundles import choices_folder
     from dicomnode.inference.backends import choose
     from dicomnode.inference.bundle import load
 
-    kept = settings.node.data_dir / "backends"
     try:
         bundle = load(folder, threads=settings.analysis.threads)
     except BundleError as exc:
         return None, str(exc)
-    return choose(bundle, settings.analysis, kept if kept.is_dir() else None)[1], ""
+    return choose(bundle, settings.analysis, choices_folder(settings))[1], ""
 
 
 def _backend_rows(choice: "Choice | None") -> list[Row]:

@@ -28,7 +28,7 @@ TEMPLATE = """\
 # active = ["chest_xray_pneumonia", "chest_xray_anomaly"]
 
 [analysis]
-# backend = "auto"                  # the fastest way to run a network whose results do not differ; "eager" for none but torch
+# backend = "auto"                  # the fastest way to run a network whose results do not differ; or "eager"
 
 [delivery]
 # first_retry_s = 5.0

@@ -85,7 +85,12 @@ def _load(name: str, found: Mapping[str, Path], standing: Standing | None, setti
             f"(digest {bundle.identity.digest[:12]}, then {standing.digest[:12]}); put the old folder back, or accept "
             f"the new one with `dicomnode model {accept} {name}`"
         )
-    return backends.choose(bundle, settings.analysis, settings.node.data_dir / "backends")[0]
+    return backends.choose(bundle, settings.analysis, choices_folder(settings))[0]
+
+
+def choices_folder(settings: Settings) -> Path | None:
+    """Return where the choices of backends are kept; None before there is a folder for data."""
+    return settings.node.data_dir / "backends" if settings.node.data_dir.is_dir() else None
 
 
 class OpenSet:

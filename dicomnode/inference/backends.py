@@ -33,7 +33,7 @@ SAFE_DIFFERENCE = 5e-6
 """A twentieth of the last decimal of a result: what `auto` accepts."""
 FASTER = 0.9
 ROUNDS = 5
-LIMIT_S = 2.0
+LIMIT_S = 0.5
 """A backend is measured no longer than this, but twice at least."""
 
 

@@ -86,6 +86,14 @@ def edit_card(folder: Path) -> None:
     (folder / "CARD.md").write_text("another card")
 
 
+def test_the_node_does_without_a_refused_bundle_and_says_so(operator: Operator) -> None:
+    operator.promote("second")
+    edit_card(operator.settings.models.directories[0] / "first")
+    active, _, refused = loaded(operator)
+    assert active == ["second"]
+    assert refused[0].startswith("first: CARD.md: SHA-256 is")
+
+
 @pytest.mark.parametrize("move", ["shadow", "promote"])
 def test_a_bundle_that_does_not_load_is_not_moved(operator: Operator, move: str) -> None:
     edit_card(operator.settings.models.directories[0] / "second")
@@ -149,6 +157,9 @@ def test_a_study_keeps_the_set_that_it_began_with(operator: Operator) -> None:
 
 
 def test_the_choice_of_a_backend_is_kept_beside_the_data(operator: Operator) -> None:
+    loaded(operator)
+    assert not operator.settings.node.data_dir.exists()  # a look must not make the folder
+    operator.settings.node.data_dir.mkdir()
     loaded(operator)
     (kept,) = (operator.settings.node.data_dir / "backends").glob("*.json")
     assert json.loads(kept.read_text())["bundle"] == "first"
