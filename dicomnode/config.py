@@ -87,6 +87,9 @@ class AnalysisSettings(Table):
     batch_images: int = Field(default=8, ge=1, le=256)
     batch_wait_ms: float = Field(default=30, ge=0, le=1000)
     threads: int = Field(default=0, ge=0, description="of one forward pass; 0: all cores")
+    backend: Literal["auto", "eager", "channels_last", "bfloat16", "compiled", "onnxruntime"] = Field(
+        default="auto", description="what runs a network; auto: the fastest whose results do not differ"
+    )
     max_image_pixels: int = Field(default=200_000_000, ge=1, description="a larger image is not decoded")
     decode_deadline_s: float = Field(default=60, gt=0, le=3600, description="an image that takes longer is not decoded")
     decode_memory_mib: int = Field(default=1024, ge=64, description="an image that takes more to decode is not decoded")

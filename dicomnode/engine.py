@@ -33,12 +33,14 @@ RECOVERIES = 1_000_000  # our own attempts cap (study_version.attempts) ends a p
 class StudySteps:
     """The steps of the study workflow; each takes the id of a study version.
 
-    `analyze` returns whether there is something to report; `give_up` takes the reason in words.
+    `analyze` returns whether there is something to report; `give_up` takes the reason in words. `shadow` comes last
+    and may fail without harm.
     """
 
     analyze: Callable[[int], bool]
     report: Callable[[int], None]
     give_up: Callable[[int, str], None]
+    shadow: Callable[[int], None] = lambda _: None
 
 
 class JSONSerializer(Serializer):
@@ -178,6 +180,10 @@ def _register_study(steps: StudySteps) -> None:
     def give_up(version_id: int, reason: str) -> None:
         steps.give_up(version_id, reason)
 
+    @DBOS.step()
+    def shadow(version_id: int) -> None:
+        steps.shadow(version_id)
+
     @DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
     def study(version_id: int) -> str:
         try:
@@ -187,6 +193,10 @@ def _register_study(steps: StudySteps) -> None:
             log.exception("study version failed", version=version_id)
             give_up(version_id, _in_words(exc))
             return "failed"
+        try:
+            shadow(version_id)
+        except Exception:
+            log.exception("shadow failed", version=version_id)
         return "done"
 
 

@@ -10,10 +10,12 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from dicomnode.inference import bundle as bundles
-from dicomnode.inference.manifest import ClassifierOutput
+from dicomnode.inference.export import network_to_onnx
+from dicomnode.inference.manifest import ClassifierOutput, Preprocessing
 from dicomnode.inference.networks import build
 from dicomnode.inference.preprocess import Resize, prepare
 from dicomnode.training import writer
+from dicomnode.training.seal import seal
 
 torch.set_num_threads(1)  # networks this small only wait for a second thread
 SIDE = 32
@@ -86,7 +88,7 @@ def manifest_values(name: str, kind: str) -> dict[str, Any]:
 
 
 def write_bundle(folder: Path, values: dict[str, Any]) -> Path:
-    """Write a bundle with random weights that reproduces its reference case."""
+    """Write a small bundle with random weights that reproduces its reference case."""
     folder.mkdir(parents=True)
     torch.manual_seed(3)
     network = build(values["architecture"]["name"], values["architecture"]["parameters"]).eval()
@@ -99,6 +101,38 @@ def write_bundle(folder: Path, values: dict[str, Any]) -> Path:
     output = ClassifierOutput.model_validate(values["classifier"]) if values["kind"] == "classifier" else None
     with torch.inference_mode():
         raw = network(prepare(bundles.reference_image({"pixels": pixels}), STEPS)[None]).double()
+    case = {"pixels": pixels, "expected": bundles.activate(output, raw)[0]}
+    writer.write_tensors(folder / "reference/gradient.safetensors", case)
+    writer.write_manifest(folder, values)
+    return folder
+
+
+def write_random_bundle(folder: Path, values: dict[str, Any]) -> Path:
+    """Write a classifier of any size with random weights; sealing makes its reference case."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(3)
+    network = build(values["architecture"]["name"], values["architecture"]["parameters"]).eval()
+    writer.write_weights(folder, network.state_dict())
+    (folder / "bundle.toml").write_text(writer.to_toml(values))
+    seal(folder)
+    return folder
+
+
+def write_onnx_bundle(folder: Path, values: dict[str, Any], channels: int = 1) -> Path:
+    """Write a bundle with a random network as ONNX; `values` are those of a small classifier."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(3)
+    parameters = {**values["architecture"]["parameters"], "input_channels": channels}
+    network = build(values["architecture"]["name"], parameters).eval()
+    (folder / "model.onnx").write_bytes(network_to_onnx(network, (channels, SIDE, SIDE)))
+    (folder / "CARD.md").write_text("a card\n")
+    values = {key: value for key, value in values.items() if key != "architecture"}
+    values["tensor"] = {**values["tensor"], "channels": channels}
+    steps = Preprocessing.model_validate(values["preprocessing"]).steps
+    pixels = torch.arange(40 * 50).remainder(256).reshape(40, 50).to(torch.uint8)
+    with torch.inference_mode():
+        raw = network(prepare(bundles.reference_image({"pixels": pixels}), steps, channels)[None]).double()
+    output = ClassifierOutput.model_validate(values["classifier"])
     case = {"pixels": pixels, "expected": bundles.activate(output, raw)[0]}
     writer.write_tensors(folder / "reference/gradient.safetensors", case)
     writer.write_manifest(folder, values)

@@ -89,11 +89,17 @@ def _disk(settings: config.Settings) -> Iterator[tuple[str, str]]:
 
 
 def _bundles(settings: config.Settings) -> Iterator[tuple[str, str]]:
-    from dicomnode.cli.roles import load_bundles
+    from dicomnode.cli.model_state import standings_of
+    from dicomnode.flow.bundles import load_set
 
-    loaded, refused = load_bundles(settings)
-    yield from ((OK, f"{b.identity.name} {b.identity.version} reproduces its reference cases") for b in loaded)
-    yield from ((WRONG, reason) for reason in refused)
+    loaded = load_set(settings, standings_of(settings))
+    for state, those in (("active", loaded.active), ("shadow", loaded.shadows)):
+        for bundle in those:
+            name = f"{bundle.identity.name} {bundle.identity.version}"
+            yield OK, f"{name} is {state} and reproduces its reference cases ({bundle.backend})"
+    if not loaded.active:
+        yield NOTE, "no bundle is active: every study is skipped; see models.active and `dicomnode model promote`"
+    yield from ((WRONG, reason) for reason in loaded.refused)
 
 
 def _sources(settings: config.Settings) -> Iterator[tuple[str, str]]:

@@ -12,17 +12,13 @@ import threading
 import uuid
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from dicomnode import log as logs
 from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import migrate, processes
 from dicomnode.db.session import Database, now
-from dicomnode.errors import BundleError, ConfigError, Transient
-
-if TYPE_CHECKING:
-    from dicomnode.inference.bundle import Bundle
+from dicomnode.errors import ConfigError, Transient
 
 log = logs.get_logger(__name__)
 HEARTBEAT_S = 2.0
@@ -98,24 +94,33 @@ def _receive(settings: Settings, database: Database, _executor_id: str) -> Itera
 def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
     from dicomnode import evidence
     from dicomnode.engine import Engine, Queue, StudySteps
+    from dicomnode.flow import bundles
     from dicomnode.flow.analyze import Analysis, give_up
     from dicomnode.flow.report import Report
-    from dicomnode.inference.predict import Analyzer
+    from dicomnode.flow.shadow import Shadow
 
     root = settings.node.data_dir
-    bundles, refused = load_bundles(settings)
     evidence.warm_up()
     queue = Queue(settings.database_url)
-    with contextlib.closing(queue), Analyzer(bundles, settings.analysis) as analyzer:
-        analysis = Analysis(database, root, queue, analyzer, settings.analysis, refused)
+    in_use = bundles.BundlesInUse(bundles.open_set(database, settings))
+    with contextlib.closing(queue), contextlib.closing(in_use):
+        analysis = Analysis(database, root, queue, in_use, settings.analysis)
         report = Report(database, root, queue, settings)
-        steps = StudySteps(analysis.analyze, report.report, lambda version, why: give_up(database, version, why))
+        shadow = Shadow(database, root, in_use)
+        steps = StudySteps(
+            analysis.analyze, report.report, lambda version, why: give_up(database, version, why), shadow.look
+        )
         engine = Engine(settings.database_url, executor_id)
         engine.run_studies(steps, concurrency=2 * settings.analysis.batch_images)
+        stop = threading.Event()
+        follower = threading.Thread(target=bundles.follow, args=(database, settings, in_use, stop), name="bundles")
+        follower.start()
         try:
             yield
         finally:
             analysis.stop()
+            stop.set()
+            follower.join()
             engine.stop(wait_s=STOP_WAIT_S)
 
 
@@ -148,26 +153,6 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
 
 
 _ROLES = {Role.RECEIVE: _receive, Role.ANALYZE: _analyze, Role.DELIVER: _deliver}
-
-
-def load_bundles(settings: Settings) -> "tuple[list[Bundle], tuple[str, ...]]":
-    """Return the active bundles that can be trusted, and in words which were refused.
-
-    The node starts without a refused bundle and says so: in the log, in `dicomnode check`, at every skipped study.
-    """
-    from dicomnode.inference import bundle as bundles
-
-    found = bundles.installed(settings.models.directories)
-    loaded, refused = [], []
-    for name in settings.models.active:
-        try:
-            if name not in found:
-                raise BundleError(f"{name}: there is no such bundle; known are {', '.join(sorted(found)) or 'none'}")
-            loaded.append(bundles.load(found[name], threads=settings.analysis.threads))
-        except BundleError as exc:
-            log.error("bundle refused", bundle=name, reason=str(exc))
-            refused.append(str(exc))
-    return loaded, tuple(refused)
 
 
 @contextlib.contextmanager

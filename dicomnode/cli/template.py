@@ -28,6 +28,9 @@ TEMPLATE = """\
 # directories = []                  # folders with bundles of your own
 # active = ["chest_xray_pneumonia", "chest_xray_anomaly"]
 
+[analysis]
+# backend = "auto"                  # the fastest way to run a network whose results do not differ; or "eager"
+
 [delivery]
 # first_retry_s = 5.0
 # max_retry_s = 600.0

@@ -1,5 +1,6 @@
 """Analyses, findings, evidence objects and their deliveries as rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +22,8 @@ from dicomnode.domain.findings import (
 from dicomnode.domain.lifecycle import DeliveryState
 
 CLASS, ANOMALY = "class", "anomaly"
+SHADOW_POSITION = 1000  # after every active bundle
+UNFINISHED = "the shadow analysis did not finish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +45,63 @@ def add_results(
     priority: Priority | None,
     at: datetime,
     seconds: float,
+    backends: Mapping[str, str] | None = None,
 ) -> None:
-    """Add the results of a version; those of an earlier attempt are replaced."""
+    """Add the results of a version; those of an earlier attempt are replaced.
+
+    `backends` says by bundle what ran its network.
+    """
     remove_results(session, version_id)
     for position, result in enumerate(results):
-        _add_result(session, version_id, position, result, at, seconds)
+        analysis = _add_result(session, version_id, position, result, at, seconds)
+        analysis.backend = (backends or {}).get(result.bundle.name, "")
     session.execute(update(StudyVersion).where(StudyVersion.id == version_id).values(priority=priority))
 
 
 def remove_results(session: Session, version_id: int) -> None:
     """Remove the analyses of a version with what they hold."""
     for analysis in session.scalars(select(Analysis).where(Analysis.version_id == version_id)).all():
-        for table in (PredictionRow, FindingRow):
-            for row in session.scalars(select(table).where(table.analysis_id == analysis.id)).all():
-                session.delete(row)
-        session.flush()
-        session.delete(analysis)
+        _remove(session, analysis)
+
+
+def _remove(session: Session, analysis: Analysis) -> None:
+    for table in (PredictionRow, FindingRow):
+        for row in session.scalars(select(table).where(table.analysis_id == analysis.id)).all():
+            session.delete(row)
     session.flush()
+    session.delete(analysis)
+    session.flush()
+
+
+def begin_shadow(session: Session, version_id: int, bundle: BundleIdentity, at: datetime) -> bool:
+    """Write that a shadow bundle starts on a version; `False` where it did so before, whatever came of it."""
+    query = select(Analysis.id).where(Analysis.version_id == version_id, Analysis.bundle_name == bundle.name)
+    if session.scalars(query).first() is not None:
+        return False
+    unfinished = BundleResult(bundle, not_applicable=UNFINISHED)
+    _add_result(session, version_id, SHADOW_POSITION, unfinished, at, 0.0).is_shadow = True
+    return True
+
+
+def finish_shadow(
+    session: Session, version_id: int, result: BundleResult, at: datetime, seconds: float, backend: str
+) -> bool:
+    """Write the result of a shadow bundle that began; `False` where its beginning is gone: the version runs anew."""
+    query = select(Analysis).where(
+        Analysis.version_id == version_id, Analysis.bundle_name == result.bundle.name, Analysis.is_shadow
+    )
+    begun = session.scalars(query).one_or_none()
+    if begun is None:
+        return False
+    _remove(session, begun)
+    analysis = _add_result(session, version_id, SHADOW_POSITION, result, at, seconds)
+    analysis.is_shadow, analysis.backend = True, backend
+    return True
 
 
 def _add_result(
     session: Session, version_id: int, position: int, result: BundleResult, at: datetime, seconds: float
-) -> None:
+) -> Analysis:
     bundle = result.bundle
     analysis = Analysis(
         version_id=version_id,
@@ -96,6 +134,7 @@ def _add_result(
     if result.anomaly is not None:
         session.add(_anomaly_row(analysis.id, result.anomaly))
     session.flush()
+    return analysis
 
 
 def _finding_row(analysis_id: int, finding: Finding) -> FindingRow:
@@ -134,8 +173,12 @@ def _code_json(code: Code) -> dict[str, str]:
 
 
 def results_of(session: Session, version_id: int) -> tuple[BundleResult, ...]:
-    """Return the results of a version, equal to what was added."""
-    query = select(Analysis).where(Analysis.version_id == version_id).order_by(Analysis.position)
+    """Return the results of a version, equal to what was added; shadow bundles are not among them."""
+    query = (
+        select(Analysis)
+        .where(Analysis.version_id == version_id, Analysis.is_shadow.is_(False))
+        .order_by(Analysis.position)
+    )
     return tuple(_result(session, analysis) for analysis in session.scalars(query))
 
 

@@ -19,11 +19,12 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dicomnode.domain.lifecycle import CircuitState, DeliveryState, State
+from dicomnode.domain.lifecycle import BundleState, CircuitState, DeliveryState, State
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -68,7 +69,9 @@ AE_TITLE = String(16)
 LINE = String(1024)
 
 
-def _one_of(column: str, values: type[State] | type[DeliveryState] | type[CircuitState]) -> CheckConstraint:
+def _one_of(
+    column: str, values: type[State] | type[DeliveryState] | type[CircuitState] | type[BundleState]
+) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(v)) for v in values)})", name=column)
 
 
@@ -203,7 +206,7 @@ class StudyVersionInstance(Base):
 
 
 class Analysis(Base):
-    """What one bundle did with one study version."""
+    """What one bundle did with one study version; that of a shadow is stored and influences nothing."""
 
     __tablename__ = "analysis"
     __table_args__ = (UniqueConstraint("version_id", "bundle_name"),)
@@ -221,6 +224,27 @@ class Analysis(Base):
     not_applicable: Mapped[str] = mapped_column(Text, default="")
     finished_at: Mapped[datetime]
     seconds: Mapped[float]
+    is_shadow: Mapped[bool] = mapped_column(default=False, server_default=false())
+    backend: Mapped[str] = mapped_column(String(32), default="", server_default="")
+
+
+class BundleStanding(Base):
+    """Append-only: who moved a bundle to which state, with the digest that was looked at. The newest row holds.
+
+    `replaces` is the bundle that an active one took the place of, and for a shadow the one that it is compared with.
+    """
+
+    __tablename__ = "bundle_state"
+    __table_args__ = (_one_of("state", BundleState), Index("ix_bundle_state_name_id", "name", "id"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    replaces: Mapped[str] = mapped_column(String(64), default="")
+    reason: Mapped[str] = mapped_column(Text, default="")
 
 
 class PredictionRow(Base):

@@ -129,3 +129,12 @@ def mermaid() -> str:
 
 if __name__ == "__main__":
     print(mermaid(), end="")  # noqa: T201  the diagram of docs/architecture.md
+
+
+class BundleState(StrEnum):
+    """Where an installed model bundle stands; an operator moves it, and each move is a row."""
+
+    INSTALLED = "installed"
+    SHADOW = "shadow"
+    ACTIVE = "active"
+    RETIRED = "retired"

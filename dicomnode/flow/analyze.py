@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy.orm import Session
+
 from dicomnode.config import AnalysisSettings
 from dicomnode.db import operate, pauses, results, studies
 from dicomnode.db.session import Database, now
@@ -16,7 +18,7 @@ from dicomnode.domain.findings import BundleResult, study_priority
 from dicomnode.domain.lifecycle import Event, Stage, State
 from dicomnode.engine import Queue
 from dicomnode.errors import InstancesPurged, Permanent, SpoolFileMissing, Transient
-from dicomnode.inference.predict import Analyzer
+from dicomnode.flow.bundles import BundleSet, BundlesInUse
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
 from dicomnode.metrics import ANALYSIS_SECONDS
@@ -26,27 +28,17 @@ PAUSE_LOOK_S = 0.5
 
 
 class Analysis:
-    """The analyze step with what it needs: rows, the spool at `root`, the queue, the loaded bundles.
-
-    `refused` says in words which active bundles were not loaded and why.
-    """
+    """The analyze step with what it needs: rows, the spool at `root`, the queue, the bundles in use."""
 
     def __init__(
-        self,
-        database: Database,
-        root: Path,
-        queue: Queue,
-        analyzer: Analyzer,
-        settings: AnalysisSettings,
-        refused: tuple[str, ...] = (),
+        self, database: Database, root: Path, queue: Queue, bundles: BundlesInUse, settings: AnalysisSettings
     ) -> None:
         self._database = database
         self._root = root
         self._queue = queue
         self._stopped = threading.Event()
-        self._analyzer = analyzer
+        self._bundles = bundles
         self._settings = settings
-        self._refused = refused
 
     def analyze(self, version_id: int) -> bool:
         """Analyze a version; return whether there is something to report.
@@ -60,12 +52,13 @@ class Analysis:
         if members is None:
             return self._is_reporting(version_id)
         _require_unpurged([instance for instance, _ in members])
-        instances = [self._source(instance, series) for instance, series in members]
+        instances = [_source(instance, series, self._root) for instance, series in members]
         _require_files(instances)
         began = time.monotonic()
-        found = self._analyzer.analyze(instances)
-        seconds = time.monotonic() - began
-        return self._finish(version_id, found, seconds)
+        with self._bundles.study() as opened:
+            found = opened.analyzer.analyze(instances)
+            seconds = time.monotonic() - began
+            return self._finish(version_id, found, seconds, opened.set)
 
     def stop(self) -> None:
         """Let no step wait any longer for the end of a pause: the process ends."""
@@ -86,14 +79,6 @@ class Analysis:
                 self._queue.add_study(session, version.uid, version.id, version.run)
         return False
 
-    def _source(self, instance: SOPInstance, series: Series) -> SourceInstance:
-        return SourceInstance(
-            path=self._root / instance.path,
-            sop_instance_uid=instance.sop_instance_uid,
-            sop_class_uid=instance.sop_class_uid,
-            modality=series.modality,
-        )
-
     def _start(self, version_id: int) -> list[tuple[SOPInstance, Series]] | Literal["paused"] | None:
         with self._database.write() as session:
             moment = now(session)
@@ -113,24 +98,39 @@ class Analysis:
         with self._database.read() as session:
             return studies.version(session, version_id).state == State.REPORTING
 
-    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float) -> bool:
+    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float, used: BundleSet) -> bool:
         applicable = any(not result.not_applicable for result in found)
         priority = study_priority(found) if applicable else None
         with self._database.write() as session:
             moment = now(session)
             event = Event.ANALYZED if applicable else Event.NO_MODEL
-            reason = "" if applicable else self._why_none(found)
+            reason = "" if applicable else _why_none(found, used.refused)
             if studies.advance(session, version_id, event, moment, reason) is None:
                 return False
-            results.add_results(session, version_id, found, priority, moment, seconds)
+            results.add_results(session, version_id, found, priority, moment, seconds, used.backends)
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
         log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)
         return applicable
 
-    def _why_none(self, found: tuple[BundleResult, ...]) -> str:
-        reasons = [f"{result.bundle.name}: {result.not_applicable}" for result in found]
-        return "; ".join([*reasons, *self._refused]) or "no bundle is active; see models.active"
+
+def _why_none(found: tuple[BundleResult, ...], refused: tuple[str, ...]) -> str:
+    reasons = [f"{result.bundle.name}: {result.not_applicable}" for result in found]
+    return "; ".join([*reasons, *refused]) or "no bundle is active; see models.active"
+
+
+def source_instances(session: Session, version_id: int, root: Path) -> list[SourceInstance]:
+    """Return the instances of a version with their files in the spool at `root`."""
+    return [_source(instance, series, root) for instance, series in studies.members(session, version_id)]
+
+
+def _source(instance: SOPInstance, series: Series, root: Path) -> SourceInstance:
+    return SourceInstance(
+        path=root / instance.path,
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        modality=series.modality,
+    )
 
 
 def _require_unpurged(instances: list[SOPInstance]) -> None:

@@ -13,7 +13,7 @@ from dicomnode.domain.findings import Priority
 from dicomnode.errors import BundleError
 from dicomnode.inference.display import Voi
 from dicomnode.inference.networks import Parameter
-from dicomnode.inference.preprocess import Step, output_size
+from dicomnode.inference.preprocess import Normalize, Step, output_size
 
 MANIFEST_NAME = "bundle.toml"
 WEIGHTS_NAME = "weights.safetensors"
@@ -135,9 +135,12 @@ class ClassTable(Table):
 
 
 class ClassifierOutput(Table):
-    """Names of the network's outputs in order; each is reported as a class or stands in `ignored`."""
+    """Names of the network's outputs in order; each is reported as a class or stands in `ignored`.
 
-    activation: Literal["sigmoid", "softmax"]
+    `activation` makes probabilities of them; `none` where the network gives probabilities already.
+    """
+
+    activation: Literal["sigmoid", "softmax", "none"]
     names: tuple[str, ...] = Field(min_length=1)
     ignored: tuple[str, ...] = ()
     calibration: Calibration = Calibration()
@@ -150,6 +153,8 @@ class ClassifierOutput(Table):
             raise ValueError(f"outputs {self.names} are not classes {reported} and ignored {self.ignored}, each once")
         if self.activation == "softmax" and len(self.names) < 2:
             raise ValueError("softmax needs two outputs or more")
+        if self.activation == "none" and self.calibration.method != "none":
+            raise ValueError("a calibration is for logits; activation none means that the network gives probabilities")
         return self
 
 
@@ -251,6 +256,14 @@ class Manifest(Table):
             raise ValueError(
                 f"the preprocessing ends at {size}, the tensor has {self.tensor.rows}, {self.tensor.columns}"
             )
+        for number, step in enumerate(self.preprocessing.steps, 1):
+            if isinstance(step, Normalize):
+                if number < len(self.preprocessing.steps):
+                    raise ValueError("the step normalize is the last one")
+                if len(step.mean) not in (1, self.tensor.channels):
+                    raise ValueError(
+                        f"normalize has {len(step.mean)} means, the tensor has {self.tensor.channels} channels"
+                    )
         return self
 
     @property

@@ -107,9 +107,10 @@ class Analyzer:
             if isinstance(image, UnsuitableInput):
                 refused[bundle.identity.name] = image
                 continue
-            if how not in prepared:
-                prepared[how] = bundle.prepare(image)
-            inputs[bundle.identity.name] = prepared[how]
+            wanted = (how, bundle.manifest.tensor.channels)
+            if wanted not in prepared:
+                prepared[wanted] = bundle.prepare(image)
+            inputs[bundle.identity.name] = prepared[wanted]
         return inputs, refused
 
     def _decode(self, path: Path, bundle: Bundle) -> FloatArray | UnsuitableInput:

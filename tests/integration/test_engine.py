@@ -33,14 +33,17 @@ def queue(database):
 class Worker:
     """An engine in this process whose steps note what they were given."""
 
-    def __init__(self, url, executor_id="worker-1", analyze=lambda version_id: True):
+    def __init__(self, url, executor_id="worker-1", analyze=lambda version_id: True, shadow=lambda version_id: None):
         self.analyzed, self.reported, self.given_up = [], [], []
         self._analyze = analyze
+        self._shadow = shadow
         self.engine = engine.Engine(url, executor_id)
 
     def __enter__(self):
         self.engine.run_studies(
-            engine.StudySteps(self.analyze, self.reported.append, lambda v, why: self.given_up.append((v, why))),
+            engine.StudySteps(
+                self.analyze, self.reported.append, lambda v, why: self.given_up.append((v, why)), self._shadow
+            ),
             concurrency=4,
         )
         return self
@@ -65,6 +68,20 @@ def test_study_is_analyzed_and_reported_once_it_is_committed(database, queue):
             queue.add_study(session, "2.25.1", 1, 1)
         wait_for(lambda: worker.reported == [1])
     assert worker.analyzed == [1]
+
+
+def test_a_shadow_that_fails_harms_no_study(database, queue):
+    looked = []
+
+    def shadow(version_id):
+        looked.append(version_id)
+        raise MemoryError("a shadow of 40 GB")
+
+    with Worker(database.url, shadow=shadow) as worker:
+        with database.write() as session:
+            queue.add_study(session, "2.25.1", 1, 1)
+        wait_for(lambda: [w.status for w in workflows(database)] == ["SUCCESS"])
+    assert (worker.reported, worker.given_up, looked) == ([1], [], [1])
 
 
 def test_rolled_back_transaction_enqueues_nothing(database, queue):

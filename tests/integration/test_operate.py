@@ -12,6 +12,7 @@ from dicomnode.db import deadletters, pauses, results, studies
 from dicomnode.domain.lifecycle import DeliveryState, Stage, State
 from dicomnode.flow import operate
 from dicomnode.flow.analyze import Analysis
+from dicomnode.flow.bundles import BundleSet, BundlesInUse, OpenSet
 from dicomnode.flow.close import force_close
 from dicomnode.flow.deliver import order_rounds
 from tests import rows
@@ -148,7 +149,9 @@ class Step:
     """The analyze step in a thread; its networks find nothing."""
 
     def __init__(self, database, queue, folder):
-        self.analysis = Analysis(database, folder, queue, self, AnalysisSettings())
+        opened = OpenSet(BundleSet(active=()), AnalysisSettings())
+        opened.analyzer = self
+        self.analysis = Analysis(database, folder, queue, BundlesInUse(opened), AnalysisSettings())
         self.seen, self.answers = [], []
 
     def analyze(self, instances):

@@ -36,6 +36,18 @@ def written_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def written_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle that holds an ONNX file of a network for three channels, to be copied."""
+    from tests.bundles import manifest_values, write_onnx_bundle
+
+    values = manifest_values("small_onnx", "classifier")
+    normalize = {"step": "normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    values["preprocessing"]["steps"].append(normalize)
+    values["tensor"] |= {"minimum": -2.2, "maximum": 2.7}
+    return write_onnx_bundle(tmp_path_factory.mktemp("written") / "small_onnx", values, channels=3)
+
+
 @pytest.fixture
 def classifier_folder(written_bundles: Path, tmp_path: Path) -> Path:
     """A bundle of kind classifier, to be changed at will."""
@@ -46,6 +58,12 @@ def classifier_folder(written_bundles: Path, tmp_path: Path) -> Path:
 def anomaly_folder(written_bundles: Path, tmp_path: Path) -> Path:
     """A bundle of kind anomaly, to be changed at will."""
     return shutil.copytree(written_bundles / "small_anomaly", tmp_path / "models/small_anomaly")
+
+
+@pytest.fixture
+def onnx_folder(written_onnx: Path, tmp_path: Path) -> Path:
+    """A bundle that holds an ONNX file, to be changed at will."""
+    return shutil.copytree(written_onnx, tmp_path / "models/small_onnx")
 
 
 @pytest.fixture

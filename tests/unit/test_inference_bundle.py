@@ -135,6 +135,10 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: change(f, "tensor", "rows", value=64),
         r"the preprocessing ends at \(32, 32\)",
     ),
+    "another value range": (
+        lambda f: change(f, "tensor", "maximum", value=0.5),
+        r"gradient\.safetensors: the preprocessing gives 0\.\d+ to 0\.\d+, \[tensor\] says 0\.0 to 0\.5",
+    ),
     "other kind": (lambda f: change(f, "kind", value="anomaly"), r"a bundle of kind anomaly"),
     "reference not listed": (
         lambda f: change(f, "reference", "cases", value=["reference/none"]),
