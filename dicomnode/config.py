@@ -93,6 +93,9 @@ class ResultSettings(Table):
     """Which objects the results become."""
 
     mode: Literal["triage", "research"] = "triage"
+    when_unusual: Literal["show", "lower", "suppress"] = Field(
+        default="show", description="findings of an image unlike the training images: shown, not urgent, or withheld"
+    )
 
 
 class DeliverySettings(Table):

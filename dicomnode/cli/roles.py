@@ -20,6 +20,7 @@ from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import migrate, processes
 from dicomnode.db.session import Database, now
+from dicomnode.domain.findings import WhenUnusual
 from dicomnode.errors import BundleError, ConfigError, Transient
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
     evidence.warm_up()
     queue = Queue(settings.database_url)
     with contextlib.closing(queue), Analyzer(bundles, settings.analysis) as analyzer:
-        analysis = Analysis(database, root, analyzer, settings.analysis, refused)
+        when_unusual = WhenUnusual(settings.results.when_unusual)
+        analysis = Analysis(database, root, analyzer, settings.analysis, refused, when_unusual)
         report = Report(database, root, queue, settings)
         steps = StudySteps(analysis.analyze, report.report, lambda version, why: give_up(database, version, why))
         engine = Engine(settings.database_url, executor_id)

@@ -159,6 +159,10 @@ def _findings(result: BundleResult) -> Iterator[dict[str, Cell]]:
     bundle = f"{result.bundle.name} {result.bundle.version}"
     for finding in result.findings:
         says = "suspected" if finding.is_suspected else "not suspected"
+        says += ", image unlike the training images" if finding.is_from_unusual else ""
+        yield _finding(bundle, finding.label, finding.probability, finding.threshold, says)
+    for finding in result.withheld:
+        says = "not assessed: image unlike the training images"
         yield _finding(bundle, finding.label, finding.probability, finding.threshold, says)
     if result.anomaly is not None:
         says = "unlike the training images" if result.anomaly.is_unusual else "like the training images"

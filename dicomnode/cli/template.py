@@ -27,6 +27,10 @@ TEMPLATE = """\
 # directories = []                  # folders with bundles of your own
 # active = ["chest_xray_pneumonia", "chest_xray_anomaly"]
 
+[results]
+# when_unusual = "show"             # class findings of an image unlike the training images: "show" says so beside them,
+                                    # "lower" also keeps them from raising the urgency, "suppress" withholds them
+
 [delivery]
 # first_retry_s = 5.0
 # max_retry_s = 600.0

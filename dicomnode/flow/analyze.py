@@ -9,7 +9,8 @@ from pathlib import Path
 from dicomnode.config import AnalysisSettings
 from dicomnode.db import results, studies
 from dicomnode.db.session import Database, now
-from dicomnode.domain.findings import BundleResult, study_priority
+from dicomnode.domain.findings import BundleResult, WhenUnusual, study_priority
+from dicomnode.domain.gate import gate
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.errors import Permanent, SpoolFileMissing
 from dicomnode.inference.predict import Analyzer
@@ -23,7 +24,7 @@ log = get_logger(__name__)
 class Analysis:
     """The analyze step with what it needs: rows, the spool at `root`, the loaded bundles.
 
-    `refused` says in words which active bundles were not loaded and why.
+    `refused` says in words which active bundles were not loaded and why; `when_unusual` is the anomaly gate's setting.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Analysis:
         analyzer: Analyzer,
         settings: AnalysisSettings,
         refused: tuple[str, ...] = (),
+        when_unusual: WhenUnusual = WhenUnusual.SHOW,
     ) -> None:
         self._database = database
         self._root = root
         self._analyzer = analyzer
         self._settings = settings
         self._refused = refused
+        self._when_unusual = when_unusual
 
     def analyze(self, version_id: int) -> bool:
         """Analyze a version; return whether there is something to report.
@@ -51,7 +54,7 @@ class Analysis:
             return self._is_reporting(version_id)
         _require_files(instances)
         began = time.monotonic()
-        found = self._analyzer.analyze(instances)
+        found = gate(self._analyzer.analyze(instances), self._when_unusual)
         seconds = time.monotonic() - began
         return self._finish(version_id, found, seconds)
 
