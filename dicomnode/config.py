@@ -98,6 +98,17 @@ class ResultSettings(Table):
     )
 
 
+class DriftSettings(Table):
+    """How scores are watched, by source and bundle."""
+
+    interval_s: float = Field(default=3600, gt=0, description="between two measurements")
+    window_images: int = Field(default=500, ge=10, le=100_000, description="the last so many images are compared")
+    window_days: float = Field(default=30, gt=0, description="older images are not looked at")
+    minimum_images: int = Field(default=200, ge=10, description="fewer have no population stability index")
+    watch_psi: float = Field(default=0.1, gt=0)
+    alarm_psi: float = Field(default=0.25, gt=0)
+
+
 class DeliverySettings(Table):
     """How results reach the PACS."""
 
@@ -149,6 +160,7 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     results: ResultSettings = ResultSettings()
+    drift: DriftSettings = DriftSettings()
     delivery: DeliverySettings = DeliverySettings()
     log: LogSettings = LogSettings()
     peers: dict[str, PeerSettings] = {}

@@ -101,11 +101,14 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
     from dicomnode import evidence
     from dicomnode.engine import Engine, Queue, StudySteps
     from dicomnode.flow.analyze import Analysis, give_up
+    from dicomnode.flow.drift import remember_references
     from dicomnode.flow.report import Report
     from dicomnode.inference.predict import Analyzer
+    from dicomnode.inference.reference import references
 
     root = settings.node.data_dir
     bundles, refused = load_bundles(settings)
+    remember_references(database, [references(bundle.manifest, bundle.identity.digest) for bundle in bundles])
     evidence.warm_up()
     queue = Queue(settings.database_url)
     with contextlib.closing(queue), Analyzer(bundles, settings.analysis) as analyzer:

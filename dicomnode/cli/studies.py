@@ -23,7 +23,8 @@ app = typer.Typer(help="Studies: ls, show.", no_args_is_help=True)
 
 
 @contextlib.contextmanager
-def _database(config_file: Path | None) -> "Iterator[Database]":
+def open_database(config_file: Path | None) -> "Iterator[Database]":
+    """Give the database of the settings; raises `ConfigError` where its schema is not the newest."""
     from dicomnode.cli.roles import require_newest_schema
     from dicomnode.db.session import Database
 
@@ -37,7 +38,7 @@ def status(config_file: Config = None, as_json: AsJson = False) -> None:
     from dicomnode.db import processes, studies
     from dicomnode.db.session import now
 
-    with _database(config_file) as database, database.read() as session:
+    with open_database(config_file) as database, database.read() as session:
         moment = now(session)
         rows: list[dict[str, Cell]] = [
             {
@@ -66,7 +67,7 @@ def ls(
     """List study versions, the last received first."""
     from dicomnode.db import studies
 
-    with _database(config_file) as database, database.read() as session:
+    with open_database(config_file) as database, database.read() as session:
         rows: list[dict[str, Cell]] = [
             {
                 "id": v.id,
@@ -93,7 +94,7 @@ def show(
     """Show a study: its versions, what was found, what was sent where, and what happened when."""
     from dicomnode.db import studies
 
-    with _database(config_file) as database, database.read() as session:
+    with open_database(config_file) as database, database.read() as session:
         found = studies.version_or_none(session, int(study)) if study.isdigit() else None
         versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
         if not versions:

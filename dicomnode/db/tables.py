@@ -305,8 +305,10 @@ class Drift(Base):
 
     __tablename__ = "drift"
     __table_args__ = (
-        UniqueConstraint("source_ae_title", "bundle_digest", "label", "period", "window_end"),
         _one_of("state", DriftState),
+        Index(
+            "ix_drift_source_ae_title_bundle_digest_label_period", "source_ae_title", "bundle_digest", "label", "period"
+        ),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)

@@ -26,6 +26,19 @@ class DriftState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """What one output of a bundle gave on its reference images: quantiles at 0, 1, ... 100 %, expected share of flags.
+
+    None where the manifest does not say; of a class the expected share is never known: it is the site's own.
+    """
+
+    bundle_digest: str
+    label: str
+    quantiles: tuple[float, ...] | None
+    flag_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Bins:
     """Bins of a reference: `edges` close the bins from above, all but the last; `shares` of the reference sum to 1."""
 

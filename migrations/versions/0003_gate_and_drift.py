@@ -43,17 +43,14 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=8), nullable=False),
         sa.CheckConstraint("state IN ('ok', 'watch', 'alarm')", name=op.f("ck_drift_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_drift")),
-        sa.UniqueConstraint(
-            "source_ae_title",
-            "bundle_digest",
-            "label",
-            "period",
-            "window_end",
-            name=op.f("uq_drift_source_ae_title_bundle_digest_label_period_window_end"),
-        ),
     )
     with op.batch_alter_table("drift", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_drift_at"), ["at"], unique=False)
+        batch_op.create_index(
+            "ix_drift_source_ae_title_bundle_digest_label_period",
+            ["source_ae_title", "bundle_digest", "label", "period"],
+            unique=False,
+        )
 
     op.create_table(
         "explanation",
