@@ -87,6 +87,9 @@ class AnalysisSettings(Table):
     threads: int = Field(default=0, ge=0, description="of one forward pass; 0: all cores")
     max_image_pixels: int = Field(default=200_000_000, ge=1, description="a larger image is not decoded")
     max_attempts: int = Field(default=5, ge=1, description="a study that fails so often is FAILED")
+    explanations: Literal["suspected", "all", "none"] = Field(
+        default="suspected", description="for which findings a map is kept of where they come from"
+    )
 
 
 class ResultSettings(Table):

@@ -3,7 +3,7 @@
 import typer
 
 from dicomnode import __version__
-from dicomnode.cli import database, drift, model, node, peers, studies, train
+from dicomnode.cli import database, drift, insight, model, node, peers, studies, train
 from dicomnode.cli.demo import demo
 
 app = typer.Typer(
@@ -37,6 +37,8 @@ app.command()(peers.echo)
 app.command()(peers.send)
 app.command()(train.train)
 app.command()(drift.drift)
+studies.app.command()(insight.explain)
+studies.app.command()(insight.similar)
 app.add_typer(studies.app, name="study")
 app.add_typer(model.app, name="model")
 app.add_typer(database.app, name="db")

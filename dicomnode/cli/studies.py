@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from dicomnode.db.session import Database
     from dicomnode.db.tables import StudyVersion
 
-app = typer.Typer(help="Studies: ls, show.", no_args_is_help=True)
+app = typer.Typer(help="Studies: ls, show, explain, similar.", no_args_is_help=True)
+StudyArgument = Annotated[str, typer.Argument(help="Study Instance UID, or the id of a version.")]
 
 
 @contextlib.contextmanager
@@ -85,21 +86,26 @@ def ls(
     show_rows(rows, as_json=as_json, title="studies")
 
 
+def find_versions(session: "Session", study: str) -> "list[StudyVersion]":
+    """Return the versions of a study (its UID, the newest first) or one by its id; raise `ConfigError` without any."""
+    from dicomnode.db import studies
+
+    found = studies.version_or_none(session, int(study)) if study.isdigit() else None
+    versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
+    if not versions:
+        raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
+    return versions
+
+
 @app.command()
 def show(
-    study: Annotated[str, typer.Argument(help="Study Instance UID, or the id of a version.")],
+    study: StudyArgument,
     config_file: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a study: its versions, what was found, what was sent where, and what happened when."""
-    from dicomnode.db import studies
-
     with open_database(config_file) as database, database.read() as session:
-        found = studies.version_or_none(session, int(study)) if study.isdigit() else None
-        versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
-        if not versions:
-            raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
-        shown = [_version(session, version) for version in versions]
+        shown = [_version(session, version) for version in find_versions(session, study)]
     if as_json:
         print_json(shown)
         return

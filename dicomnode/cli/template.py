@@ -27,6 +27,9 @@ TEMPLATE = """\
 # directories = []                  # folders with bundles of your own
 # active = ["chest_xray_pneumonia", "chest_xray_anomaly"]
 
+[analysis]
+# explanations = "suspected"        # keep a map of where a finding comes from: "suspected", "all" or "none"
+
 [results]
 # when_unusual = "show"             # class findings of an image unlike the training images: "show" says so beside them,
                                     # "lower" also keeps them from raising the urgency, "suppress" withholds them

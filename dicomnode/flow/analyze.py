@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 from dicomnode.config import AnalysisSettings
-from dicomnode.db import results, studies
+from dicomnode.db import explanations, results, studies
+from dicomnode.db.explanations import KeptExplanation
 from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import BundleResult, WhenUnusual, study_priority
 from dicomnode.domain.gate import gate
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.errors import Permanent, SpoolFileMissing
+from dicomnode.flow.explain import explain
+from dicomnode.inference.codes import ImageCode
 from dicomnode.inference.predict import Analyzer
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
@@ -54,9 +57,11 @@ class Analysis:
             return self._is_reporting(version_id)
         _require_files(instances)
         began = time.monotonic()
-        found = gate(self._analyzer.analyze(instances), self._when_unusual)
+        examined = self._analyzer.examine(instances)
+        found = gate(examined.results, self._when_unusual)
         seconds = time.monotonic() - began
-        return self._finish(version_id, found, seconds)
+        kept = explain(self._analyzer, self._root, version_id, instances, found, self._settings.explanations)
+        return self._finish(version_id, found, seconds, kept, examined.codes)
 
     def _start(self, version_id: int) -> list[SourceInstance] | None:
         with self._database.write() as session:
@@ -83,7 +88,14 @@ class Analysis:
         with self._database.read() as session:
             return studies.version(session, version_id).state == State.REPORTING
 
-    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float) -> bool:
+    def _finish(
+        self,
+        version_id: int,
+        found: tuple[BundleResult, ...],
+        seconds: float,
+        kept: list[KeptExplanation],
+        codes: tuple[ImageCode, ...],
+    ) -> bool:
         applicable = any(not result.not_applicable for result in found)
         priority = study_priority(found) if applicable else None
         with self._database.write() as session:
@@ -93,6 +105,8 @@ class Analysis:
             if studies.advance(session, version_id, event, moment, reason) is None:
                 return False
             results.add_results(session, version_id, found, priority, moment, seconds)
+            explanations.add_explanations(session, version_id, kept)
+            explanations.add_codes(session, version_id, ((c.bundle_name, c.sop_instance_uid, c.code) for c in codes))
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
         log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)
