@@ -195,7 +195,7 @@ def newest(session: Session, since: datetime) -> list[Drift]:
         .group_by(Drift.source_ae_title, Drift.bundle_digest, Drift.label)
     )
     query = select(Drift).where(Drift.id.in_(ids.scalar_subquery()))
-    return list(session.scalars(query.order_by(Drift.source_ae_title, Drift.bundle_name, Drift.label)))
+    return list(session.scalars(query.order_by(Drift.source_ae_title, Drift.bundle_name, Drift.label, Drift.id)))
 
 
 def days(session: Session, since: datetime) -> list[Drift]:

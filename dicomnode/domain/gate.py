@@ -30,7 +30,7 @@ def gate(results: tuple[BundleResult, ...], when_unusual: WhenUnusual) -> tuple[
 def _gated(result: BundleResult, flagged: frozenset[str], when_unusual: WhenUnusual) -> BundleResult:
     findings: list[Finding] = []
     withheld: list[Finding] = []
-    for finding in result.findings:
+    for finding in (*result.findings, *result.withheld):
         ours = [prediction for prediction in result.predictions if prediction.label == finding.label]
         good = [prediction for prediction in ours if prediction.sop_instance_uid not in flagged]
         if when_unusual is WhenUnusual.SUPPRESS:

@@ -86,9 +86,10 @@ def test_setting_in_force_stays_with_the_results(setting) -> None:
     assert {result.when_unusual for result in gate(study(a=GOOD), setting)} == {setting}
 
 
+@pytest.mark.parametrize("images", [{"a": ODD, "b": GOOD}, {"a": ODD}])
 @pytest.mark.parametrize("setting", WhenUnusual)
-def test_gate_is_the_same_twice_and_changes_nothing_without_an_anomaly_bundle(setting) -> None:
-    classified, anomaly = study(a=ODD, b=GOOD)
+def test_gate_is_the_same_twice_and_changes_nothing_without_an_anomaly_bundle(setting, images) -> None:
+    classified, anomaly = study(**images)
     once = gate((classified, anomaly), setting)
 
     assert gate(once, setting) == once
