@@ -94,12 +94,29 @@ class AnalysisSettings(Table):
     decode_deadline_s: float = Field(default=60, gt=0, le=3600, description="an image that takes longer is not decoded")
     decode_memory_mib: int = Field(default=1024, ge=64, description="an image that takes more to decode is not decoded")
     max_attempts: int = Field(default=5, ge=1, description="a study that fails so often is FAILED")
+    explanations: Literal["suspected", "all", "none"] = Field(
+        default="suspected", description="for which findings a map is kept of where they come from"
+    )
 
 
 class ResultSettings(Table):
     """Which objects the results become."""
 
     mode: Literal["triage", "research"] = "triage"
+    when_unusual: Literal["show", "lower", "suppress"] = Field(
+        default="show", description="findings of an image unlike the training images: shown, not urgent, or withheld"
+    )
+
+
+class DriftSettings(Table):
+    """How scores are watched, by source and bundle."""
+
+    interval_s: float = Field(default=3600, gt=0, description="between two measurements")
+    window_images: int = Field(default=500, ge=10, le=100_000, description="the last so many images are compared")
+    window_days: float = Field(default=30, gt=0, description="older images are not looked at")
+    minimum_images: int = Field(default=200, ge=10, description="fewer have no population stability index")
+    watch_psi: float = Field(default=0.1, gt=0)
+    alarm_psi: float = Field(default=0.25, gt=0)
 
 
 class DeliverySettings(Table):
@@ -203,6 +220,7 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     results: ResultSettings = ResultSettings()
+    drift: DriftSettings = DriftSettings()
     delivery: DeliverySettings = DeliverySettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()

@@ -1,9 +1,10 @@
 """The spool: files over one directory, durable before they are named.
 
-    staging/     objects on their way in; what a crash leaves here has no row and was never acknowledged
-    instances/   received SOP Instances, named by the digest of their UIDs and bytes
-    evidence/    results, written before their first send and sent unchanged
-    quarantine/  what cannot be understood, kept with its reason
+    staging/       objects on their way in; what a crash leaves here has no row and was never acknowledged
+    instances/     received SOP Instances, named by the digest of their UIDs and bytes
+    evidence/      results, written before their first send and sent unchanged
+    explanations/  maps of where findings come from, named by version and digest
+    quarantine/    what cannot be understood, kept with its reason
 
 No name comes from a peer unchecked: a received file is named by SHA-256. The five functions are the seam for an object
 store when several hosts must share files.
@@ -21,11 +22,12 @@ from pathlib import Path
 from dicomnode.errors import SpoolFull
 
 STAGING, INSTANCES, EVIDENCE, QUARANTINE = "staging", "instances", "evidence", "quarantine"
+EXPLANATIONS = "explanations"
 
 
 def prepare(root: Path) -> None:
     """Create the folders of the spool."""
-    for name in (STAGING, INSTANCES, EVIDENCE, QUARANTINE):
+    for name in (STAGING, INSTANCES, EVIDENCE, EXPLANATIONS, QUARANTINE):
         (root / name).mkdir(parents=True, exist_ok=True)
 
 

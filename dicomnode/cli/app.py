@@ -3,7 +3,7 @@
 import typer
 
 from dicomnode import __version__
-from dicomnode.cli import database, delivery, model, node, peers, queue, rules, studies, train
+from dicomnode.cli import database, delivery, drift, insight, model, node, peers, queue, rules, studies, train
 from dicomnode.cli.demo import demo
 
 app = typer.Typer(
@@ -36,6 +36,9 @@ app.command()(studies.status)
 app.command()(peers.echo)
 app.command()(peers.send)
 app.command()(train.train)
+app.command()(drift.drift)
+studies.app.command()(insight.explain)
+studies.app.command()(insight.similar)
 app.add_typer(studies.app, name="study")
 app.add_typer(queue.app, name="queue")
 app.add_typer(delivery.app, name="delivery")

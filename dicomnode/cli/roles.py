@@ -18,6 +18,7 @@ from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import migrate, processes
 from dicomnode.db.session import Database, now
+from dicomnode.domain.findings import WhenUnusual
 from dicomnode.errors import ConfigError, Transient
 
 log = logs.get_logger(__name__)
@@ -104,7 +105,8 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
     queue = Queue(settings.database_url)
     in_use = bundles.BundlesInUse(bundles.open_set(database, settings))
     with contextlib.closing(queue), contextlib.closing(in_use):
-        analysis = Analysis(database, root, queue, in_use, settings.analysis)
+        when_unusual = WhenUnusual(settings.results.when_unusual)
+        analysis = Analysis(database, root, queue, in_use, settings.analysis, when_unusual)
         report = Report(database, root, queue, settings)
         shadow = Shadow(database, root, in_use)
         steps = StudySteps(

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from dicomnode.engine import Queue
     from dicomnode.flow.operate import Done
 
-app = typer.Typer(help="Studies: ls, show, retry, close, reanalyze.", no_args_is_help=True)
+app = typer.Typer(help="Studies: ls, show, explain, similar, retry, close, reanalyze.", no_args_is_help=True)
 Which = Annotated[list[str], typer.Argument(help="Study Instance UIDs (the newest version), or ids of versions.")]
+StudyArgument = Annotated[str, typer.Argument(help="Study Instance UID, or the id of a version.")]
 
 
 def status(config_file: Config = None, as_json: AsJson = False) -> None:
@@ -85,21 +86,26 @@ def ls(
     show_rows(rows, as_json=as_json, title="studies")
 
 
+def find_versions(session: "Session", study: str) -> "list[StudyVersion]":
+    """Return the versions of a study (its UID, the newest first) or one by its id; raise `ConfigError` without any."""
+    from dicomnode.db import studies
+
+    found = studies.version_or_none(session, int(study)) if study.isdigit() else None
+    versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
+    if not versions:
+        raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
+    return versions
+
+
 @app.command()
 def show(
-    study: Annotated[str, typer.Argument(help="Study Instance UID, or the id of a version.")],
+    study: StudyArgument,
     config_file: Config = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a study: its versions, what was found, what was sent where, and what happened when."""
-    from dicomnode.db import studies
-
     with opened(config.load(config_file)) as database, database.read() as session:
-        found = studies.version_or_none(session, int(study)) if study.isdigit() else None
-        versions = [found] if found else [version for version, _ in studies.versions_of(session, study)]
-        if not versions:
-            raise ConfigError(f"there is no study {study}; `dicomnode study ls` lists them")
-        shown = [_version(session, version) for version in versions]
+        shown = [_version(session, version) for version in find_versions(session, study)]
     if as_json:
         print_json(shown)
         return
@@ -217,6 +223,10 @@ def _findings(result: BundleResult) -> Iterator[dict[str, Cell]]:
     bundle = f"{result.bundle.name} {result.bundle.version}"
     for finding in result.findings:
         says = "suspected" if finding.is_suspected else "not suspected"
+        says += ", image unlike the training images" if finding.is_from_unusual else ""
+        yield _finding(bundle, finding.label, finding.probability, finding.threshold, says)
+    for finding in result.withheld:
+        says = "not assessed: image unlike the training images"
         yield _finding(bundle, finding.label, finding.probability, finding.threshold, says)
     if result.anomaly is not None:
         says = "unlike the training images" if result.anomaly.is_unusual else "like the training images"

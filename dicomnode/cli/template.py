@@ -30,6 +30,18 @@ TEMPLATE = """\
 
 [analysis]
 # backend = "auto"                  # the fastest way to run a network whose results do not differ; or "eager"
+# explanations = "suspected"        # keep a map of where a finding comes from: "suspected", "all" or "none"
+
+[results]
+# when_unusual = "show"             # class findings of an image unlike the training images: "show" says so beside them,
+                                    # "lower" also keeps them from raising the urgency, "suppress" withholds them
+
+[drift]
+# interval_s = 3600.0               # how often the scores of each source are compared with the bundle's reference
+# window_images = 500               # the last so many images
+# minimum_images = 200              # fewer have no population stability index: chance alone would exceed the limits
+# watch_psi = 0.1
+# alarm_psi = 0.25
 
 [delivery]
 # first_retry_s = 5.0

@@ -8,7 +8,16 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from dicomnode.db.studies import StoredFile
-from dicomnode.db.tables import Analysis, Delivery, EvidenceObject, FindingRow, PredictionRow, StudyVersion
+from dicomnode.db.tables import (
+    Analysis,
+    Delivery,
+    EvidenceObject,
+    ExplanationRow,
+    FindingRow,
+    ImageCodeRow,
+    PredictionRow,
+    StudyVersion,
+)
 from dicomnode.domain.codes import ABNORMAL
 from dicomnode.domain.findings import (
     AnomalyFinding,
@@ -18,10 +27,11 @@ from dicomnode.domain.findings import (
     Finding,
     Prediction,
     Priority,
+    WhenUnusual,
 )
 from dicomnode.domain.lifecycle import DeliveryState
 
-CLASS, ANOMALY = "class", "anomaly"
+CLASS, ANOMALY, WITHHELD = "class", "anomaly", "withheld"
 SHADOW_POSITION = 1000  # after every active bundle
 UNFINISHED = "the shadow analysis did not finish"
 
@@ -65,7 +75,7 @@ def remove_results(session: Session, version_id: int) -> None:
 
 
 def _remove(session: Session, analysis: Analysis) -> None:
-    for table in (PredictionRow, FindingRow):
+    for table in (PredictionRow, FindingRow, ExplanationRow, ImageCodeRow):
         for row in session.scalars(select(table).where(table.analysis_id == analysis.id)).all():
             session.delete(row)
     session.flush()
@@ -117,6 +127,7 @@ def _add_result(
         not_applicable=result.not_applicable,
         finished_at=at,
         seconds=seconds,
+        when_unusual=result.when_unusual,
     )
     session.add(analysis)
     session.flush()
@@ -130,25 +141,27 @@ def _add_result(
         )
         for p in result.predictions
     )
-    session.add_all(_finding_row(analysis.id, finding) for finding in result.findings)
+    session.add_all(_finding_row(analysis.id, CLASS, finding) for finding in result.findings)
+    session.add_all(_finding_row(analysis.id, WITHHELD, finding) for finding in result.withheld)
     if result.anomaly is not None:
         session.add(_anomaly_row(analysis.id, result.anomaly))
     session.flush()
     return analysis
 
 
-def _finding_row(analysis_id: int, finding: Finding) -> FindingRow:
+def _finding_row(analysis_id: int, kind: str, finding: Finding) -> FindingRow:
     return FindingRow(
         analysis_id=analysis_id,
-        kind=CLASS,
+        kind=kind,
         label=finding.label,
         value=finding.probability,
         threshold=finding.threshold,
-        is_positive=finding.is_suspected,
+        is_positive=kind == CLASS and finding.is_suspected,
         priority=finding.priority,
         code=_code_json(finding.code),
         site=_code_json(finding.site) if finding.site else None,
         sop_instance_uid=finding.sop_instance_uid,
+        is_from_unusual=finding.is_from_unusual,
     )
 
 
@@ -205,22 +218,25 @@ def _result(session: Session, analysis: Analysis) -> BundleResult:
             parameters=tuple(analysis.parameters),
         ),
         predictions=tuple(Prediction(p.sop_instance_uid, p.label, p.value, p.threshold) for p in predictions),
-        findings=tuple(
-            Finding(
-                label=r.label,
-                code=Code(**r.code),
-                site=Code(**r.site) if r.site else None,
-                probability=r.value,
-                threshold=r.threshold,
-                priority=Priority(r.priority),
-                sop_instance_uid=r.sop_instance_uid,
-            )
-            for r in rows
-            if r.kind == CLASS
-        ),
+        findings=tuple(_finding(r) for r in rows if r.kind == CLASS),
         anomaly=anomalies[0] if anomalies else None,
         assessed=tuple(analysis.assessed),
         not_applicable=analysis.not_applicable,
+        withheld=tuple(_finding(r) for r in rows if r.kind == WITHHELD),
+        when_unusual=WhenUnusual(analysis.when_unusual),
+    )
+
+
+def _finding(row: FindingRow) -> Finding:
+    return Finding(
+        label=row.label,
+        code=Code(**row.code),
+        site=Code(**row.site) if row.site else None,
+        probability=row.value,
+        threshold=row.threshold,
+        priority=Priority(row.priority),
+        sop_instance_uid=row.sop_instance_uid,
+        is_from_unusual=row.is_from_unusual,
     )
 
 

@@ -7,7 +7,16 @@ from sqlalchemy import ColumnElement, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from dicomnode.db.studies import StoredFile
-from dicomnode.db.tables import Delivery, EvidenceObject, Quarantine, SOPInstance, Study, StudyVersion
+from dicomnode.db.tables import (
+    Analysis,
+    Delivery,
+    EvidenceObject,
+    ExplanationRow,
+    Quarantine,
+    SOPInstance,
+    Study,
+    StudyVersion,
+)
 from dicomnode.domain.lifecycle import DeliveryState, State
 
 AT_REST = [state for state in State if state.is_final]
@@ -105,7 +114,23 @@ def purge_evidence(session: Session, study_id: int, before: datetime, at: dateti
     columns = (EvidenceObject.path, EvidenceObject.size_bytes, EvidenceObject.sha256)
     rows = session.execute(select(*columns).where(*held)).all()
     session.execute(update(EvidenceObject).where(*held).values(purged_at=at))
-    return Leaving(_newest_version(session, study_id), tuple(StoredFile(*row) for row in rows))
+    files = (*(StoredFile(*row) for row in rows), *_purge_explanations(session, study_id, before, at))
+    return Leaving(_newest_version(session, study_id), files)
+
+
+def _purge_explanations(session: Session, study_id: int, before: datetime, at: datetime) -> list[StoredFile]:
+    """Take the maps of a study's findings out of their rows, which say why, and return the files."""
+    analyses = (
+        select(Analysis.id)
+        .join(StudyVersion, StudyVersion.id == Analysis.version_id)
+        .where(StudyVersion.study_id == study_id, Analysis.finished_at <= before)
+    )
+    held = (ExplanationRow.analysis_id.in_(analyses), ExplanationRow.path != "")
+    columns = (ExplanationRow.path, ExplanationRow.size_bytes, ExplanationRow.sha256)
+    rows = session.execute(select(*columns).where(*held)).all()
+    gone = f"removed by [retention] on {at:%Y-%m-%d}"
+    session.execute(update(ExplanationRow).where(*held).values(path="", reason=gone))
+    return [StoredFile(*row) for row in rows]
 
 
 def purge_quarantine(session: Session, before: datetime, at: datetime, limit: int) -> list[str]:

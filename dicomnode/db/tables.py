@@ -14,6 +14,7 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Index,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from dicomnode.domain.drift import DriftState
 from dicomnode.domain.lifecycle import BundleState, CircuitState, DeliveryState, State
 
 
@@ -70,7 +72,8 @@ LINE = String(1024)
 
 
 def _one_of(
-    column: str, values: type[State] | type[DeliveryState] | type[CircuitState] | type[BundleState]
+    column: str,
+    values: type[State] | type[DeliveryState] | type[CircuitState] | type[BundleState] | type[DriftState],
 ) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({', '.join(repr(str(v)) for v in values)})", name=column)
 
@@ -222,10 +225,11 @@ class Analysis(Base):
     parameters: Mapped[list[str]]
     assessed: Mapped[list[str]]
     not_applicable: Mapped[str] = mapped_column(Text, default="")
-    finished_at: Mapped[datetime]
+    finished_at: Mapped[datetime] = mapped_column(index=True)
     seconds: Mapped[float]
     is_shadow: Mapped[bool] = mapped_column(default=False, server_default=false())
     backend: Mapped[str] = mapped_column(String(32), default="", server_default="")
+    when_unusual: Mapped[str] = mapped_column(String(16), default="show", server_default="show")
 
 
 class BundleStanding(Base):
@@ -260,7 +264,10 @@ class PredictionRow(Base):
 
 
 class FindingRow(Base):
-    """A class, or the anomaly score, over the whole study. `value` is the probability (0..1) or the score."""
+    """A class, or the anomaly score, over the whole study. `value` is the probability (0..1) or the score.
+
+    `kind` is `class`, `anomaly`, or `withheld`: a class that the anomaly gate keeps back, never a negative.
+    """
 
     __tablename__ = "finding"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -275,6 +282,84 @@ class FindingRow(Base):
     code: Mapped[dict[str, Any]]
     site: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     sop_instance_uid: Mapped[str] = mapped_column(UID)
+    is_from_unusual: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+class ExplanationRow(Base):
+    """Where in an image a number comes from: a grey map of the image's size in the spool, or why there is none.
+
+    The map's values are 0..255 for 0..`maximum`. Without a map `path` is empty and `reason` says why.
+    """
+
+    __tablename__ = "explanation"
+    __table_args__ = (UniqueConstraint("analysis_id", "sop_instance_uid", "label"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(UID)
+    label: Mapped[str] = mapped_column(String(64))
+    method: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(255), default="")
+    sha256: Mapped[str] = mapped_column(String(64), default="")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    rows: Mapped[int] = mapped_column(default=0)
+    columns: Mapped[int] = mapped_column(default=0)
+    maximum: Mapped[float] = mapped_column(default=0.0)
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class ImageCodeRow(Base):
+    """The code that an autoencoder gives an image, as little-endian float32; comparable for equal weights alone."""
+
+    __tablename__ = "image_code"
+    __table_args__ = (UniqueConstraint("analysis_id", "sop_instance_uid"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    analysis_id: Mapped[int] = mapped_column(ForeignKey("analysis.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(UID)
+    weights_digest: Mapped[str] = mapped_column(String(64), index=True)
+    code: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class BundleReference(Base):
+    """What one output of a bundle gave on its reference images, kept when the bundle is gone.
+
+    `quantiles` are at 0, 1, ... 100 %; `flag_rate` is the expected share above the threshold. None: not known.
+    """
+
+    __tablename__ = "bundle_reference"
+    __table_args__ = (UniqueConstraint("bundle_digest", "label"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    bundle_digest: Mapped[str] = mapped_column(String(64))
+    label: Mapped[str] = mapped_column(String(64))
+    quantiles: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True))
+    flag_rate: Mapped[float | None]
+
+
+class Drift(Base):
+    """How far what a source sends is from the reference of a bundle, over one window of images."""
+
+    __tablename__ = "drift"
+    __table_args__ = (
+        _one_of("state", DriftState),
+        Index(
+            "ix_drift_source_ae_title_bundle_digest_label_period", "source_ae_title", "bundle_digest", "label", "period"
+        ),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    source_ae_title: Mapped[str] = mapped_column(AE_TITLE)
+    bundle_name: Mapped[str] = mapped_column(String(64))
+    bundle_version: Mapped[str] = mapped_column(String(64))
+    bundle_digest: Mapped[str] = mapped_column(String(64))
+    label: Mapped[str] = mapped_column(String(64))
+    period: Mapped[str] = mapped_column(String(8))
+    window_start: Mapped[datetime]
+    window_end: Mapped[datetime]
+    n: Mapped[int]
+    psi: Mapped[float | None]
+    flag_rate: Mapped[float]
+    lower: Mapped[float | None]
+    upper: Mapped[float | None]
+    state: Mapped[str] = mapped_column(String(8))
 
 
 class EvidenceObject(Base):

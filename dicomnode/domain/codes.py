@@ -49,10 +49,10 @@ CHEST = Code("816094009", "SCT", "Chest")
 
 
 def processing_summary(results: tuple[BundleResult, ...]) -> Code:
-    """Return the run status of a study (CID 6047); a bundle that was not applicable has not succeeded."""
+    """Return the run status of a study (CID 6047); not applicable, or withheld by the gate, is no success."""
     suspected = any(finding.is_suspected for result in results for finding in result.findings)
     unusual = any(result.anomaly.is_unusual for result in results if result.anomaly)
-    if any(result.not_applicable for result in results):
+    if any(result.not_applicable or result.withheld for result in results):
         return PARTLY_WITH_FINDINGS if suspected or unusual else PARTLY_WITHOUT_FINDINGS
     return SUCCEEDED_WITH_FINDINGS if suspected or unusual else SUCCEEDED_WITHOUT_FINDINGS
 

@@ -22,6 +22,14 @@ class Priority(StrEnum):
         return list(Priority).index(self)
 
 
+class WhenUnusual(StrEnum):
+    """What a site wants of the class findings of an image that is unlike the training images; see `domain.gate`."""
+
+    SHOW = "show"
+    LOWER = "lower"
+    SUPPRESS = "suppress"
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """A coded concept: Code Value, Coding Scheme Designator, Code Meaning. Standard: PS3.3 8.1."""
@@ -65,7 +73,8 @@ class Prediction:
 class Finding:
     """A class of a classifier over the study: the largest probability and the image that gave it.
 
-    `probability` and `threshold` are in 0..1; `priority` is what the class means where it is suspected.
+    `probability` and `threshold` are in 0..1; `priority` is what the class means where it is suspected, lowered to
+    routine by the gate if the site wants so. `is_from_unusual`: its image is unlike the training images.
     """
 
     label: str
@@ -75,6 +84,7 @@ class Finding:
     threshold: float
     priority: Priority
     sop_instance_uid: str
+    is_from_unusual: bool = False
 
     @property
     def is_suspected(self) -> bool:
@@ -98,7 +108,7 @@ class AnomalyFinding:
 
     @property
     def is_unusual(self) -> bool:
-        """Whether the image is unlike the images that the models know."""
+        """Whether the image is unlike the training images."""
         return self.score > self.threshold
 
 
@@ -107,6 +117,8 @@ class BundleResult:
     """What one bundle said about one study version.
 
     `assessed` are the SOP Instance UIDs that went through the network; `not_applicable` says in words why none did.
+    `withheld` are findings that the anomaly gate keeps back: not assessed, neither suspected nor not suspected;
+    `when_unusual` is the setting of the gate that was in force.
     """
 
     bundle: BundleIdentity
@@ -115,6 +127,8 @@ class BundleResult:
     anomaly: AnomalyFinding | None = None
     assessed: tuple[str, ...] = ()
     not_applicable: str = ""
+    withheld: tuple[Finding, ...] = ()
+    when_unusual: WhenUnusual = WhenUnusual.SHOW
 
 
 def study_priority(results: tuple[BundleResult, ...]) -> Priority:

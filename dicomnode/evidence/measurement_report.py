@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from dicomnode.domain import codes as concept
-from dicomnode.domain.findings import AnomalyFinding, BundleIdentity, Code, Finding
+from dicomnode.domain.findings import AnomalyFinding, BundleIdentity, BundleResult, Code, Finding
 from dicomnode.domain.study import derived_uid
 from dicomnode.evidence import Case, _words
 from dicomnode.evidence._header import complete, series_arguments
@@ -83,20 +83,20 @@ def _document(case: Case, images: list[Dataset]) -> Dataset:
 def _groups(case: Case, images: dict[str, Dataset]) -> Iterator[hd.sr.MeasurementsAndQualitativeEvaluations]:
     for result in case.results:
         for finding in result.findings:
-            yield _class_group(case, result.bundle, finding, images[finding.sop_instance_uid])
+            yield _class_group(case, result, finding, images[finding.sop_instance_uid])
         if result.anomaly:
-            yield _anomaly_group(case, result.bundle, result.anomaly, images[result.anomaly.sop_instance_uid])
+            yield _anomaly_group(case, result, result.anomaly, images[result.anomaly.sop_instance_uid])
 
 
 def _class_group(
-    case: Case, bundle: BundleIdentity, finding: Finding, image: Dataset
+    case: Case, result: BundleResult, finding: Finding, image: Dataset
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     presence = concept.PRESENT if finding.is_suspected else concept.ABSENT
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(case, bundle, finding.label),
+        tracking_identifier=_tracking(case, result.bundle, finding.label),
         finding_type=_concept(finding.code),
         finding_sites=[hd.sr.FindingSite(anatomic_location=_concept(finding.site))] if finding.site else None,
-        algorithm_id=_algorithm(bundle),
+        algorithm_id=_algorithm(result.bundle),
         source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(image)],
         measurements=[
             _number(concept.PROBABILITY, _words.percent(finding.probability), concept.PERCENT, image),
@@ -104,19 +104,19 @@ def _class_group(
         ],
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(_concept(concept.PRESENCE), _concept(presence))],
     )
-    group[0].ContentSequence.append(_comment(_words.finding_sentence(finding)))
+    group[0].ContentSequence.append(_comment(_words.finding_sentence(finding, result.when_unusual)))
     return group
 
 
 def _anomaly_group(
-    case: Case, bundle: BundleIdentity, anomaly: AnomalyFinding, image: Dataset
+    case: Case, result: BundleResult, anomaly: AnomalyFinding, image: Dataset
 ) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """Return the group of a score; only an unusual image has a finding, and no score is ever called normal."""
     unusual = hd.sr.QualitativeEvaluation(_concept(concept.NORMALITY), _concept(concept.ABNORMALLY_HIGH))
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(case, bundle, anomaly.label),
+        tracking_identifier=_tracking(case, result.bundle, anomaly.label),
         finding_type=_concept(concept.ABNORMAL) if anomaly.is_unusual else None,
-        algorithm_id=_algorithm(bundle),
+        algorithm_id=_algorithm(result.bundle),
         source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(image)],
         measurements=[
             _number(concept.ANOMALY_SCORE, round(anomaly.score, 4), concept.SCORE_UNIT, image),
@@ -124,7 +124,7 @@ def _anomaly_group(
         ],
         qualitative_evaluations=[unusual] if anomaly.is_unusual else None,
     )
-    group[0].ContentSequence.append(_comment(_words.anomaly_sentence(anomaly)))
+    group[0].ContentSequence.append(_comment(_words.anomaly_sentence(anomaly, result.when_unusual)))
     return group
 
 

@@ -14,11 +14,12 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
+from dicomnode.domain.findings import Finding
 from dicomnode.evidence import Case
 from dicomnode.evidence._header import complete, local_time, series_arguments
 from dicomnode.evidence._page import DIM, Line, draw, spelled
 from dicomnode.evidence._source import copied, lawful_text, stand_in, text, unjudged
-from dicomnode.evidence._words import URGENCY, WARNING, model_name, not_assessed
+from dicomnode.evidence._words import CONSEQUENCE, UNLIKE, URGENCY, WARNING, model_name, not_assessed, unusual_images
 
 NAME = "summary_image"
 KIND = "AI summary"
@@ -79,8 +80,10 @@ def _lines(case: Case) -> Iterator[Line]:
     yield from _identity(case)
     yield Line("Suspected findings", size=24, ink=DIM, space=26)
     yield Line(_suspicion(case), size=40)
-    if any(result.anomaly and result.anomaly.is_unusual for result in case.results):
-        yield Line("The image is unlike those the model knows", size=32)
+    if unusual := unusual_images(case.results):
+        setting = next(result.when_unusual for result in case.results if result.anomaly)
+        yield Line(unusual, size=32)
+        yield Line(CONSEQUENCE[setting].capitalize())
     yield Line("Urgency suggested", size=24, ink=DIM, space=22)
     yield Line(URGENCY[case.priority], size=40)
     yield from _coverage(case)
@@ -97,14 +100,21 @@ def _identity(case: Case) -> Iterator[Line]:
 
 def _suspicion(case: Case) -> str:
     findings = [finding for result in case.results for finding in result.findings]
+    withheld = any(result.withheld for result in case.results)
+    if suspected := ", ".join(_label(f) for f in findings if f.is_suspected):
+        return suspected
     if not findings:
-        return "no finding was looked for"
-    return ", ".join(f.label for f in findings if f.is_suspected) or "none of the findings looked for"
+        return f"not assessed: image {UNLIKE}" if withheld else "no finding was looked for"
+    return "none of the findings that were assessed" if withheld else "none of the findings looked for"
+
+
+def _label(finding: Finding) -> str:
+    return f"{finding.label} (on an image {UNLIKE})" if finding.is_from_unusual else finding.label
 
 
 def _coverage(case: Case) -> Iterator[Line]:
     """Yield what was and what was not assessed: silence must not read as an all-clear."""
-    negative = [f.label for result in case.results for f in result.findings if not f.is_suspected]
+    negative = [_label(f) for result in case.results for f in result.findings if not f.is_suspected]
     assessed = {uid for result in case.results for uid in result.assessed}
     questions = ["the findings named above"] if any(result.findings for result in case.results) else []
     questions += ["how unusual it is"] if any(result.anomaly for result in case.results) else []

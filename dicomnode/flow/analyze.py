@@ -11,14 +11,18 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from dicomnode.config import AnalysisSettings
-from dicomnode.db import operate, pauses, results, studies
+from dicomnode.db import explanations, operate, pauses, results, studies
+from dicomnode.db.explanations import KeptExplanation
 from dicomnode.db.session import Database, now
 from dicomnode.db.tables import Series, SOPInstance
-from dicomnode.domain.findings import BundleResult, study_priority
+from dicomnode.domain.findings import BundleResult, WhenUnusual, study_priority
+from dicomnode.domain.gate import gate
 from dicomnode.domain.lifecycle import Event, Stage, State
 from dicomnode.engine import Queue
 from dicomnode.errors import InstancesPurged, Permanent, SpoolFileMissing, Transient
 from dicomnode.flow.bundles import BundleSet, BundlesInUse
+from dicomnode.flow.explain import explain
+from dicomnode.inference.codes import ImageCode
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
 from dicomnode.metrics import ANALYSIS_SECONDS
@@ -28,10 +32,19 @@ PAUSE_LOOK_S = 0.5
 
 
 class Analysis:
-    """The analyze step with what it needs: rows, the spool at `root`, the queue, the bundles in use."""
+    """The analyze step with what it needs: rows, the spool at `root`, the queue, the bundles in use.
+
+    `when_unusual` is the anomaly gate's setting.
+    """
 
     def __init__(
-        self, database: Database, root: Path, queue: Queue, bundles: BundlesInUse, settings: AnalysisSettings
+        self,
+        database: Database,
+        root: Path,
+        queue: Queue,
+        bundles: BundlesInUse,
+        settings: AnalysisSettings,
+        when_unusual: WhenUnusual = WhenUnusual.SHOW,
     ) -> None:
         self._database = database
         self._root = root
@@ -39,6 +52,7 @@ class Analysis:
         self._stopped = threading.Event()
         self._bundles = bundles
         self._settings = settings
+        self._when_unusual = when_unusual
 
     def analyze(self, version_id: int) -> bool:
         """Analyze a version; return whether there is something to report.
@@ -56,9 +70,11 @@ class Analysis:
         _require_files(instances)
         began = time.monotonic()
         with self._bundles.study() as opened:
-            found = opened.analyzer.analyze(instances)
+            examined = opened.analyzer.examine(instances)
+            found = gate(examined.results, self._when_unusual)
             seconds = time.monotonic() - began
-            return self._finish(version_id, found, seconds, opened.set)
+            kept = explain(opened.analyzer, self._root, version_id, instances, found, self._settings.explanations)
+            return self._finish(version_id, found, seconds, kept, examined.codes, opened.set)
 
     def stop(self) -> None:
         """Let no step wait any longer for the end of a pause: the process ends."""
@@ -98,7 +114,15 @@ class Analysis:
         with self._database.read() as session:
             return studies.version(session, version_id).state == State.REPORTING
 
-    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float, used: BundleSet) -> bool:
+    def _finish(
+        self,
+        version_id: int,
+        found: tuple[BundleResult, ...],
+        seconds: float,
+        kept: list[KeptExplanation],
+        codes: tuple[ImageCode, ...],
+        used: BundleSet,
+    ) -> bool:
         applicable = any(not result.not_applicable for result in found)
         priority = study_priority(found) if applicable else None
         with self._database.write() as session:
@@ -108,6 +132,8 @@ class Analysis:
             if studies.advance(session, version_id, event, moment, reason) is None:
                 return False
             results.add_results(session, version_id, found, priority, moment, seconds, used.backends)
+            explanations.add_explanations(session, version_id, kept)
+            explanations.add_codes(session, version_id, ((c.bundle_name, c.sop_instance_uid, c.code) for c in codes))
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
         log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)

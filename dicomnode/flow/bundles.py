@@ -20,10 +20,12 @@ from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import BundleIdentity
 from dicomnode.domain.lifecycle import BundleState
 from dicomnode.errors import BundleError, ConfigError, Transient
+from dicomnode.flow.drift import remember_references
 from dicomnode.inference import backends
 from dicomnode.inference import bundle as bundles
 from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.predict import Analyzer
+from dicomnode.inference.reference import references
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -152,7 +154,10 @@ def open_set(database: Database, settings: Settings) -> OpenSet:
     """Return the bundles that the rows and settings name, loaded and running."""
     with database.read() as session:
         moved, standings = rows.last_move(session), rows.standings(session)
-    return OpenSet(load_set(settings, standings, moved), settings.analysis)
+    loaded = load_set(settings, standings, moved)
+    known = (*loaded.active, *loaded.shadows)
+    remember_references(database, [references(bundle.manifest, bundle.identity.digest) for bundle in known])
+    return OpenSet(loaded, settings.analysis)
 
 
 def follow(database: Database, settings: Settings, in_use: BundlesInUse, stop: threading.Event) -> None:

@@ -9,6 +9,7 @@ from dicomnode.engine import Engine, Queue
 from dicomnode.errors import Transient
 from dicomnode.flow.close import close_quiet_studies
 from dicomnode.flow.deliver import order_rounds
+from dicomnode.flow.drift import DriftWatch
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -30,10 +31,12 @@ def take_over_lost_work(database: Database, engine: Engine) -> int:
 
 def run_forever(database: Database, queue: Queue, engine: Engine, settings: Settings, stop: threading.Event) -> None:
     """Sweep until `stop`; a database that is away for a while is waited for."""
+    watch = DriftWatch(database, settings.drift)
     while not stop.wait(settings.study.sweep_interval_s):
         try:
             sweep(database, queue, settings)
             take_over_lost_work(database, engine)
+            watch.measure_if_due()
         except Transient as exc:
             log.warning("sweep waits", error=str(exc))
         except Exception:

@@ -4,7 +4,8 @@ Outputs are rounded to `DECIMALS` decimals at this edge: float32 sums differ in 
 image falls in and with the number of threads, and a result must not.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from dicomnode.config import AnalysisSettings
 from dicomnode.domain.findings import AnomalyFinding, BundleResult, Code, Finding, Prediction
 from dicomnode.errors import UnreadableImage, UnsuitableInput
 from dicomnode.inference.anomaly import percentile
-from dicomnode.inference.batcher import Answer, Batcher
+from dicomnode.inference.batcher import Answer, Batcher, Run
 from dicomnode.inference.bundle import Bundle
+from dicomnode.inference.codes import ImageCode, as_bytes, coder
 from dicomnode.inference.decoding_process import Decoders
 from dicomnode.inference.display import FloatArray
+from dicomnode.inference.explain import NO_METHOD, Explainer, Explanation, Wanted
 from dicomnode.inference.manifest import AnomalyOutput, ClassifierOutput, ClassTable, CodeTable
 from dicomnode.inference.select import Refusal, SourceInstance, most_telling, refusal
 
@@ -38,6 +41,14 @@ class _Plan:
     refusals: list[Refusal]
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What the bundles say about a study, and the codes of its images."""
+
+    results: tuple[BundleResult, ...]
+    codes: tuple[ImageCode, ...]
+
+
 class Analyzer:
     """Bundles that share decoding and batches; `analyze` may be called from many threads inside the `with` block."""
 
@@ -49,10 +60,14 @@ class Analyzer:
         self._settings = settings
         self._batcher: Batcher | None = None
         self._decoders: Decoders | None = None
+        self._coders = {b.identity.name: run for b in self._bundles if (run := coder(b)) is not None}
+        self._explainers: dict[str, Explainer] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._decoders = Decoders(self._settings)
-        networks = {bundle.identity.name: bundle.run for bundle in self._bundles}
+        networks: dict[str, Run] = {bundle.identity.name: bundle.run for bundle in self._bundles}
+        networks |= {_coder_name(name): run for name, run in self._coders.items()}
         self._batcher = Batcher(networks, self._settings.batch_images, self._settings.batch_wait_ms)
         return self
 
@@ -65,7 +80,11 @@ class Analyzer:
             self._decoders.close()
 
     def analyze(self, instances: Sequence[SourceInstance]) -> tuple[BundleResult, ...]:
-        """Return what each bundle says, in their order; the order of `instances` does not matter.
+        """Return what each bundle says, in their order; see `examine`."""
+        return self.examine(instances).results
+
+    def examine(self, instances: Sequence[SourceInstance]) -> Examined:
+        """Return what each bundle says, in their order, and codes; the order of `instances` does not matter.
 
         A bundle that assessed nothing says why in `not_applicable`. No file makes it raise but one that is gone
         (`SpoolFileMissing`); `DecoderUnavailable` if no decoding process can be started.
@@ -75,7 +94,26 @@ class Analyzer:
         ordered = sorted(instances, key=lambda instance: instance.sop_instance_uid)
         plans = [_plan(bundle, ordered) for bundle in self._bundles]
         answers = self._run(self._batcher, plans)
-        return tuple(_result(plan, answers) for plan in plans)
+        return Examined(
+            tuple(_result(plan, answers) for plan in plans),
+            tuple(code for plan in plans for code in _codes(plan, answers)),
+        )
+
+    def explain(self, path: Path, asked: Wanted) -> Explanation | None:
+        """Return the map that explains a number of the image in `path`; None where the bundle names no method.
+
+        Raises `UnsuitableInput` where there is none, and what the network raises.
+        """
+        bundle = next(bundle for bundle in self._bundles if bundle.identity.name == asked.bundle_name)
+        if bundle.manifest.explanation == NO_METHOD:
+            return None
+        image = self._decode(path, bundle)
+        if isinstance(image, UnsuitableInput):
+            raise image
+        with self._lock:
+            explainer = self._explainers.get(asked.bundle_name) or Explainer(bundle)
+            self._explainers[asked.bundle_name] = explainer
+        return explainer.explain(image, bundle.prepare(image), asked.label)
 
     def _run(self, batcher: Batcher, plans: Sequence[_Plan]) -> dict[Path, dict[str, Answer]]:
         """Decode each wanted image once, run its networks, and return the answers by file and bundle."""
@@ -111,6 +149,8 @@ class Analyzer:
             if wanted not in prepared:
                 prepared[wanted] = bundle.prepare(image)
             inputs[bundle.identity.name] = prepared[wanted]
+            if bundle.identity.name in self._coders:
+                inputs[_coder_name(bundle.identity.name)] = prepared[wanted]
         return inputs, refused
 
     def _decode(self, path: Path, bundle: Bundle) -> FloatArray | UnsuitableInput:
@@ -121,6 +161,21 @@ class Analyzer:
             return exc
         except UnreadableImage as exc:
             return UnsuitableInput(str(exc))
+
+
+def _coder_name(bundle_name: str) -> str:
+    """Return the name under which the batcher runs a bundle's coder: no bundle can have it."""
+    return f"{bundle_name} code"
+
+
+def _codes(plan: _Plan, answers: dict[Path, dict[str, Answer]]) -> Iterator[ImageCode]:
+    name = plan.bundle.identity.name
+    for instance in plan.accepted:
+        given = answers[instance.path]
+        code = given.get(_coder_name(name))
+        if code is None or isinstance(code, UnsuitableInput) or isinstance(given[name], UnsuitableInput):
+            continue
+        yield ImageCode(name, instance.sop_instance_uid, as_bytes(code))
 
 
 def _plan(bundle: Bundle, instances: Sequence[SourceInstance]) -> _Plan:

@@ -20,7 +20,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
 
-from dicomnode.domain.findings import BundleResult, Priority, study_priority
+from dicomnode.domain.findings import BundleResult, Priority, WhenUnusual, study_priority
+from dicomnode.domain.gate import gate
 from dicomnode.domain.study import version_uid
 from dicomnode.evidence import ALTERNATIVES, Case, Predecessor, encoded, find_encoders, variant
 from dicomnode.evidence._invented import invented_case
@@ -191,12 +192,23 @@ def second_version() -> Case:
     )
 
 
+def flagged(setting: WhenUnusual) -> Case:
+    """Return a CR that is unlike the training images, under a setting of the anomaly gate."""
+    case = case_of(computed_radiograph())
+    assert ANOMALY.anomaly is not None
+    unusual = replace(ANOMALY, anomaly=replace(ANOMALY.anomaly, score=0.93, percentile=100.0))
+    results = gate((CLASSIFIER, unusual), setting)
+    return replace(case, results=results, priority=study_priority(results))
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "DX with its image": lambda: case_of(digital_x_ray()),
     "CR, second version": second_version,
     "CR, bare header, classifier only": lambda: case_of(bare_header(), (CLASSIFIER,)),
     "DX, Japanese and odd header": lambda: case_of(japanese_header()),
     "CT": lambda: case_of(computed_tomograph()),
+    "CR, flagged, urgency lowered": lambda: flagged(WhenUnusual.LOWER),
+    "CR, flagged, findings suppressed": lambda: flagged(WhenUnusual.SUPPRESS),
 }
 
 

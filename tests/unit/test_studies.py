@@ -17,6 +17,7 @@ from dicomnode.domain.findings import (
     Finding,
     Prediction,
     Priority,
+    WhenUnusual,
     findings_digest,
 )
 from dicomnode.domain.lifecycle import DeliveryState, Event, State
@@ -168,6 +169,12 @@ RESULTS = (
         assessed=("1.1",),
     ),
     BundleResult(bundle=BundleIdentity("ct", "1.0", "classifier", "T", "d3", "w3"), not_applicable="modality DX"),
+    BundleResult(
+        bundle=BundleIdentity("gated", "1.0", "classifier", "T", "d4", "w4"),
+        findings=(Finding("A", LUNG, None, 0.9, 0.5, Priority.ROUTINE, "1.1", is_from_unusual=True),),
+        withheld=(Finding("B", LUNG, None, 0.8, 0.5, Priority.CRITICAL, "1.1", is_from_unusual=True),),
+        when_unusual=WhenUnusual.SUPPRESS,
+    ),
 )
 
 

@@ -21,6 +21,7 @@ class ResidualCNN(nn.Module):
         self.stem = nn.Conv2d(input_channels, stem, 5, stride=2, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(stem)
         self.blocks = nn.ModuleList(_Block(widths[i], widths[i + 1]) for i in range(len(channels)))
+        self.explained_layer = f"blocks.{len(channels) - 1}"
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * widths[-1], outputs)
 
