@@ -5,6 +5,7 @@ import typer
 from dicomnode import __version__
 from dicomnode.cli import database, model, node, peers, studies, train
 from dicomnode.cli.demo import demo
+from dicomnode.cli.evaluate import evaluate
 
 app = typer.Typer(
     name="dicomnode",
@@ -36,6 +37,7 @@ app.command()(studies.status)
 app.command()(peers.echo)
 app.command()(peers.send)
 app.command()(train.train)
+app.command()(evaluate)
 app.add_typer(studies.app, name="study")
 app.add_typer(model.app, name="model")
 app.add_typer(database.app, name="db")

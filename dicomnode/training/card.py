@@ -46,7 +46,7 @@ def _subgroups(sets: Mapping[str, Figures]) -> list[str]:
         f"- {name}, {group} ({count_text(part)}): "
         + ", ".join(f"{metric} {figure_text(figure)}" for metric, figure in part["metrics"].items())
         for name, table in sets.items()
-        for group, part in table["subgroups"].items()
+        for group, part in table.get("subgroups", {}).items()
     ]
     return ["", "Subgroups:", "", *rows] if rows else []
 
@@ -66,6 +66,11 @@ def figure_text(figure: Figures | None) -> str:
         return f"{figure['value']:.3f}"
     low, high = figure["interval"]
     return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def share_text(value: float, interval: tuple[float, float] | None) -> str:
+    """Return a share in per cent with its interval."""
+    return f"{value:.1%}" if interval is None else f"{value:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
 
 
 def anomaly_figures(table: Figures, output: AnomalyOutput) -> str:

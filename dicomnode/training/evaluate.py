@@ -4,19 +4,22 @@ Each figure has its 95 % bootstrap interval by patient; beside it stand the shor
 anatomy reaches), the linear baseline and the subgroups. A figure without a denominator is None.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.manifest import AnomalyOutput, ClassifierOutput
-from dicomnode.inference.preprocess import Step, prepare
 from dicomnode.training import weighted
+from dicomnode.training.baseline import baseline_scores, stored_baseline
 from dicomnode.training.data import ImageSet, OnLoad, sharpness
+from dicomnode.training.labelled import load_sets
 from dicomnode.training.weighted import Labels, Metric, Scores, Values
 
 Figures = dict[str, Any]  # what JSON holds
@@ -34,13 +37,66 @@ class Scored:
     scores: Scores
 
 
-def score(run: Callable[[torch.Tensor], Scores], images: ImageSet, progress: OnLoad) -> Scored:
-    """Return `images` with the outputs of `run` (for instance `Bundle.run`)."""
+@dataclass(frozen=True)
+class Evaluation:
+    """A bundle, its labelled sets with what it says of them, the figures, and how many files were refused and why.
+
+    `figures` are the table of each set of a classifier, and the one table of an anomaly bundle under `test`.
+    """
+
+    bundle: Bundle
+    sets: dict[str, Scored]
+    figures: dict[str, Figures]
+    refused: Mapping[str, int]
+
+
+def evaluate_bundle(bundle: Bundle, root: Path, wanted: Sequence[str], progress: OnLoad) -> Evaluation:
+    """Return what a loaded bundle reaches on the sets in `root`, or on those that `wanted` names.
+
+    `progress` counts the images read and then those scored. Raises `ConfigError` where the data is not as it must be.
+    """
+    found = load_sets(bundle, root, wanted, progress)
+    sets = {name: Scored(images, _run(bundle, images, progress)) for name, images in found.sets.items()}
+    manifest = bundle.manifest
+    if manifest.anomaly is not None:
+        genuine, *wrong = sets
+        table = anomaly_table(manifest.anomaly, sets[genuine], {name: sets[name] for name in wrong})
+        return Evaluation(bundle, sets, {"test": table}, found.refused)
+    assert manifest.classifier is not None  # noqa: S101  the manifest has one output
+    baseline = stored_baseline(bundle)
+    figures = {
+        name: classifier_table(
+            manifest.classifier,
+            scored,
+            None if baseline is None else baseline_scores(baseline, scored.images.images),
+        )
+        for name, scored in sets.items()
+    }
+    return Evaluation(bundle, sets, figures, found.refused)
+
+
+def _run(bundle: Bundle, images: ImageSet, progress: OnLoad) -> Scores:
     outputs = []
     for start in range(0, len(images), BATCH):
-        outputs.append(run(images.images[start : start + BATCH]))
+        outputs.append(bundle.run(images.images[start : start + BATCH]))
         progress(min(start + BATCH, len(images)), len(images))
-    return Scored(images, np.concatenate(outputs))
+    return np.concatenate(outputs)
+
+
+def results(found: Evaluation) -> Figures:
+    """Return an evaluation as JSON holds it; the figures as in metrics.json."""
+    identity = found.bundle.identity
+    figures = found.figures if identity.kind == "anomaly" else {"sets": found.figures}
+    return {
+        "bundle": {
+            "name": identity.name,
+            "version": identity.version,
+            "digest": identity.digest,
+            "weights": identity.weights_digest,
+        },
+        **figures,
+        "refused": dict(found.refused),
+    }
 
 
 def classifier_table(output: ClassifierOutput, scored: Scored, baseline: Scores | None = None) -> Figures:
@@ -263,34 +319,6 @@ def _wrong(output: AnomalyOutput, genuine: Scored, other: Scored) -> Figures:
         "flagged interval": flagged["interval"],
         "AUC of sharpness alone": _number(smooth),
     }
-
-
-def changed(images: ImageSet, steps: Sequence[Step]) -> dict[str, ImageSet]:
-    """Return what may happen to a right image, by name: turned, inverted, heavily cropped, blank."""
-    tensor, side = images.images, images.images.shape[-1]
-    crop = tensor[:, 0, side // 3 : 2 * side // 3, : side // 3].numpy()
-    kinds = {
-        "rotated 90": tensor.rot90(1, (2, 3)),
-        "rotated 180": tensor.rot90(2, (2, 3)),
-        "inverted": 1 - tensor,
-        "heavy crop": torch.stack([prepare(image, steps) for image in crop]),
-    }
-    found = {name: unlabelled(kind, images.patients, images.names) for name, kind in kinds.items()}
-    return found | {"blank": unlabelled(torch.zeros_like(tensor[:1]))}
-
-
-def unlabelled(
-    images: torch.Tensor, patients: NDArray[np.str_] | None = None, names: NDArray[np.str_] | None = None
-) -> ImageSet:
-    """Return images (N, 1, rows, columns) as a set of label 0, each its own patient where none are given."""
-    numbers = np.array([f"image {n}" for n in range(len(images))])
-    return ImageSet(
-        images,
-        np.zeros(len(images), np.int64),
-        numbers if patients is None else patients,
-        {},
-        names=numbers if names is None else names,
-    )
 
 
 def _is(labels: Labels, number: int) -> Labels:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
@@ -20,11 +22,10 @@ from dicomnode.config import AnalysisSettings
 from dicomnode.errors import ConfigError, UnreadableImage, UnsuitableInput
 from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.decode import decode
-from dicomnode.inference.preprocess import FloatArray, Step
+from dicomnode.inference.preprocess import FloatArray, Step, prepare
 from dicomnode.inference.select import SourceInstance, refusal
 from dicomnode.training import data
 from dicomnode.training.data import ImageSet, OnLoad, Sample, image_set, sharpness
-from dicomnode.training.evaluate import changed, unlabelled
 from dicomnode.training.recipe import load_recipe
 
 GENUINE = "genuine"
@@ -100,6 +101,34 @@ def wrong_sets(root: Path, genuine: ImageSet, steps: Sequence[Step], wanted: Seq
     kinds = {**other, **changed(genuine, steps)}
     _check_names(wanted, [GENUINE, *kinds])
     return {name: images for name, images in kinds.items() if not wanted or name in wanted}
+
+
+def changed(images: ImageSet, steps: Sequence[Step]) -> dict[str, ImageSet]:
+    """Return what may happen to a right image, by name: turned, inverted, heavily cropped, blank."""
+    tensor, side = images.images, images.images.shape[-1]
+    crop = tensor[:, 0, side // 3 : 2 * side // 3, : side // 3].numpy()
+    kinds = {
+        "rotated 90": tensor.rot90(1, (2, 3)),
+        "rotated 180": tensor.rot90(2, (2, 3)),
+        "inverted": 1 - tensor,
+        "heavy crop": torch.stack([prepare(image, steps) for image in crop]),
+    }
+    found = {name: unlabelled(kind, images.patients, images.names) for name, kind in kinds.items()}
+    return found | {"blank": unlabelled(torch.zeros_like(tensor[:1]))}
+
+
+def unlabelled(
+    images: torch.Tensor, patients: NDArray[np.str_] | None = None, names: NDArray[np.str_] | None = None
+) -> ImageSet:
+    """Return images (N, 1, rows, columns) as a set of label 0, each its own patient where none are given."""
+    numbers = np.array([f"image {n}" for n in range(len(images))])
+    return ImageSet(
+        images,
+        np.zeros(len(images), np.int64),
+        numbers if patients is None else patients,
+        {},
+        names=numbers if names is None else names,
+    )
 
 
 NAMED_SETS = {("kermany", "classifier"): _kermany_sets, ("kermany", "anomaly"): _kermany_kinds}
