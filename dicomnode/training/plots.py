@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from dicomnode.training.weighted import BINS, Labels, Scores, Values
 
@@ -93,6 +94,8 @@ def histogram(groups: Mapping[str, Scores], threshold: float | None, name: str) 
         if threshold is not None:
             ax.axvline(threshold, color=INK, linestyle="--", linewidth=1, label=f"from {threshold:.4f}")
         ax.set(xlabel="probability", ylabel="images", yscale="log")
+        ax.yaxis.set_major_formatter(_plain)
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.legend(loc="upper center")
 
     return _one(draw, f"probabilities by class, {name}")
@@ -115,11 +118,18 @@ def against_genuine(genuine: Scores, others: Mapping[str, Scores], threshold: fl
             ax.axvline(threshold, color=INK, linestyle="--", linewidth=1)
             ax.set_title(name, fontsize=9)
             ax.set(xscale="log", yticks=[])
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(_plain)
+            ax.xaxis.set_minor_formatter(NullFormatter())
         for ax in axes[len(others) :]:
             ax.set_axis_off()
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
         figure.supxlabel("anomaly score; dashed: the threshold", fontsize=9)
         return _svg(figure, "anomaly scores of each kind of wrong input beside the genuine images")
+
+
+_plain = FuncFormatter(lambda value, _: f"{value:g}")
+"""Ticks without powers: mathematical text is off, names come from files."""
 
 
 def _cumulative(scores: Scores, labels: Labels) -> tuple[Values, Values]:

@@ -65,7 +65,7 @@ def _classifier(output: ClassifierOutput, name: str, scored: Scored, table: Figu
     labels, scores = scored.images.labels, scored.scores
     if len(output.names) == 1:
         column, threshold = scores[:, 0], output.classes[0].operating_point.threshold
-        curves = [(f"{output.names[0]}, AUC {figure_text(table['metrics']['AUC'])}", column, labels)]
+        curves = [(output.names[0], column, labels)]
         groups = {f"not {output.names[0]}": column[labels == 0], output.names[0]: column[labels == 1]}
         said, right = column, labels
     else:
