@@ -11,12 +11,12 @@ from dicomnode.errors import ConfigError
 from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.manifest import AnomalyOutput
 from dicomnode.inference.networks import build
-from dicomnode.inference.networks.anomaly_autoencoder import AnomalyAutoencoder
+from dicomnode.inference.networks.scored_autoencoder import ScoredAutoencoder
 from dicomnode.inference.preprocess import prepare
 from dicomnode.inference.synthesis import decode_codes
 from dicomnode.training import metrics
 from dicomnode.training.data import ImageSet
-from dicomnode.training.fit import Fitted, OnProgress, fit, outputs
+from dicomnode.training.fit import Checkpoint, Fitted, OnProgress, fit, outputs
 from dicomnode.training.recipe import AnomalyTarget, Recipe
 
 Figures = dict[str, object]
@@ -29,49 +29,64 @@ class TrainedAutoencoder:
     """A trained network with what the manifest says about its score."""
 
     fitted: Fitted
-    network: AnomalyAutoencoder
+    network: ScoredAutoencoder
     output: AnomalyOutput
 
 
 def train_autoencoder(
-    recipe: Recipe, target: AnomalyTarget, sets: dict[str, ImageSet], on_progress: OnProgress
+    recipe: Recipe,
+    target: AnomalyTarget,
+    sets: dict[str, ImageSet],
+    on_progress: OnProgress,
+    kept: Checkpoint | None = None,
 ) -> TrainedAutoencoder:
     """Train on `train`, fit the score there; choose epoch and threshold on `val`."""
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.architecture.name, recipe.architecture.parameters)
-
-    def validate(network: nn.Module) -> float:
-        with torch.inference_mode():
-            losses = [_loss(network, batch, batch) * len(batch) for batch in torch.split(sets["val"].images, 64)]
-        return float(torch.stack(losses).sum()) / len(sets["val"])
+    if not isinstance(network, ScoredAutoencoder):
+        raise ConfigError(f"an anomaly bundle needs an autoencoder, not {recipe.architecture.name}")
 
     fitted = fit(
         network,
         sets["train"],
+        torch.zeros(len(sets["train"]), 0),  # an autoencoder's target is its input
         _loss,
-        validate,
+        lambda network: float(reconstruction_errors_of(network, sets["val"].images).mean()),
         recipe=recipe.fit,
         augmentation=recipe.augmentation,
         on_progress=on_progress,
+        kept=kept,
     )
     best = fitted.network
-    if not isinstance(best, AnomalyAutoencoder):
-        raise ConfigError(f"an anomaly bundle needs an autoencoder, not {recipe.architecture.name}")
+    assert isinstance(best, ScoredAutoencoder)  # noqa: S101  built above
     best.fit_score(_features(best, sets["train"].images), target.shrinkage)
     return TrainedAutoencoder(fitted, best, _output(target, best, sets["val"]))
 
 
-def _loss(network: nn.Module, images: Tensor, _labels: Tensor) -> Tensor:
-    assert isinstance(network, AnomalyAutoencoder)  # noqa: S101  `train_autoencoder` built it
-    return (network.decode(network.encode(images)) - images).square().mean()
+def _loss(network: nn.Module, images: Tensor, _targets: Tensor) -> Tensor:
+    assert isinstance(network, ScoredAutoencoder)  # noqa: S101  `train_autoencoder` built it
+    return (network.decode(network.encode(images)).float() - images).square().mean()
 
 
-def _features(network: AnomalyAutoencoder, images: Tensor) -> Tensor:
+def reconstruction_errors_of(network: nn.Module, images: Tensor) -> metrics.Scores:
+    """Return the mean squared error (N,) of the reconstruction of each of `images` (N, 1, H, W)."""
+    assert isinstance(network, ScoredAutoencoder)  # noqa: S101  `train_autoencoder` built it
+    device = next(network.parameters()).device
+    with torch.inference_mode():
+        errors = []
+        for batch in torch.split(images, 64):
+            shown = batch.to(device)
+            again = network.decode(network.encode(shown.contiguous(memory_format=torch.channels_last)))
+            errors.append((again - shown).square().mean((1, 2, 3)).cpu())  # (B,)
+    return torch.cat(errors).double().numpy()
+
+
+def _features(network: ScoredAutoencoder, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([network.features(batch) for batch in torch.split(images, 64)])
 
 
-def _output(target: AnomalyTarget, network: AnomalyAutoencoder, val: ImageSet) -> AnomalyOutput:
+def _output(target: AnomalyTarget, network: ScoredAutoencoder, val: ImageSet) -> AnomalyOutput:
     scores = outputs(network, val.images)[:, 0].double().numpy()
     return AnomalyOutput(
         score_name=target.score_name,
@@ -101,11 +116,17 @@ def evaluate_autoencoder(
             "AUC": round(metrics.auc(both, labels), 4),
             "flagged": round(float((scores > threshold).mean()), 4),
         }
+    errors = reconstruction_errors_of(trained.network, test.images)
+    spread = metrics.interval(lambda s, _: float(s.mean()), errors, test.labels, test.patients)
+    disease = {"pneumonia by the score, AUC": round(metrics.auc(genuine, test.labels), 4)}
     return {
         "images": len(test),
+        "patients": len(np.unique(test.patients)),
+        "reconstruction MSE": round(float(errors.mean()), 6),
+        "reconstruction MSE interval": [round(v, 6) for v in spread],
         "genuine flagged": round(float((genuine > threshold).mean()), 4),
         "genuine flagged interval": [round(v, 4) for v in flagged],
-        "pneumonia by the score, AUC": round(metrics.auc(genuine, test.labels), 4),
+        **(disease if recipe.data.set == "kermany" else {}),
         "wrong inputs": table,
     }
 
@@ -153,6 +174,6 @@ def _averages(codes: Tensor) -> Tensor:
     return codes[nearest].mean(1)  # (M, code)
 
 
-def _codes(network: AnomalyAutoencoder, images: Tensor) -> Tensor:
+def _codes(network: ScoredAutoencoder, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([network.encode(batch) for batch in torch.split(images, 64)])

@@ -38,7 +38,12 @@ def anomaly_figures(table: Figures, output: AnomalyOutput) -> str:
         f"Threshold {output.threshold:.4f}: quantile {output.flag_quantile} of {output.measured_on}.",
         f"Genuine test images flagged: {table['genuine flagged']:.1%} of {table['images']} "
         f"(95 % bootstrap interval by patient {low:.1%} to {high:.1%}).",
-        f"The score does not find pneumonia: AUC {table['pneumonia by the score, AUC']:.3f}.",
+        f"Mean squared error of the reconstruction on test images: {table['reconstruction MSE']:.6f} "
+        f"[{table['reconstruction MSE interval'][0]:.6f}, {table['reconstruction MSE interval'][1]:.6f}].",
+    ]
+    if "pneumonia by the score, AUC" in table:
+        lines.append(f"The score does not find pneumonia: AUC {table['pneumonia by the score, AUC']:.3f}.")
+    lines += [
         "",
         "| wrong input | images | AUC against the genuine test images | flagged |",
         "|---|---|---|---|",
@@ -46,3 +51,32 @@ def anomaly_figures(table: Figures, output: AnomalyOutput) -> str:
     for name, row in table["wrong inputs"].items():
         lines.append(f"| {name} | {row['images']} | {row['AUC']:.3f} | {row['flagged']:.1%} |")
     return "\n".join([*lines, ""])
+
+
+def many_classes_figures(sets: Mapping[str, Figures], output: ClassifierOutput) -> str:
+    """Return the figures of exclusive classes: of all, and of each reported class at its operating point."""
+    lines = ["In brackets: 95 % bootstrap interval by patient.", ""]
+    names = list(next(iter(sets.values()))["metrics"])
+    lines += [f"| set | images | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+    for name, table in sets.items():
+        lines.append(f"| {name} | {table['images']} | {' | '.join(map(_cell, table['metrics'].values()))} |")
+    name, last = list(sets.items())[-1]
+    lines += [
+        "",
+        f"Each class against the rest, {name}, suspected from its threshold "
+        f"({output.classes[0].operating_point.rule}):",
+        "",
+    ]
+    lines += ["| class | threshold | images | AUC | sensitivity | specificity |", "|---|---|---|---|---|---|"]
+    for known in output.classes:
+        row = last["classes"][known.label]
+        cells = " | ".join(_cell(row[key]) for key in ("AUC", "sensitivity", "specificity"))
+        lines.append(f"| {known.label} | {known.operating_point.threshold:.4f} | {row['positives']} | {cells} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(measured: Figures) -> str:
+    text = f"{measured['value']:.4f}"
+    return (
+        text if "interval" not in measured else f"{text} [{measured['interval'][0]:.4f}, {measured['interval'][1]:.4f}]"
+    )
