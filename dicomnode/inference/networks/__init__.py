@@ -49,4 +49,10 @@ def _monai_class(name: str) -> Callable[..., nn.Module] | None:
     from monai.networks import nets  # noqa: PLC0415  0.6 s, needed by few bundles
 
     found: Callable[..., nn.Module] = getattr(nets, name)
-    return found
+
+    def network(**parameters: Parameter) -> nn.Module:
+        if parameters.get("norm") != "instance":
+            return found(**parameters)
+        return found(**{**parameters, "norm": ("instance", {"affine": True})})  # its initialization needs the weights
+
+    return network
