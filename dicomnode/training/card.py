@@ -81,6 +81,12 @@ def anomaly_figures(table: Figures, output: AnomalyOutput) -> str:
         f"Genuine test images flagged: {table['genuine flagged']:.1%} of {table['images']} "
         f"(95 % bootstrap interval by patient {low:.1%} to {high:.1%}).",
     ]
+    if "reconstruction MSE" in table:
+        least, most = table["reconstruction MSE interval"]
+        lines.append(
+            f"Mean squared error of the reconstruction on test images: {table['reconstruction MSE']:.6f} "
+            f"[{least:.6f}, {most:.6f}]."
+        )
     if "pneumonia by the score, AUC" in table:
         lines.append(f"The score does not find pneumonia: AUC {table['pneumonia by the score, AUC']:.3f}.")
     lines += [

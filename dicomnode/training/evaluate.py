@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.manifest import AnomalyOutput, ClassifierOutput
+from dicomnode.inference.networks.scored_autoencoder import ScoredAutoencoder
 from dicomnode.training import weighted
 from dicomnode.training.baseline import baseline_scores, stored_baseline
 from dicomnode.training.data import ImageSet, OnLoad, sharpness
 from dicomnode.training.labelled import load_sets
+from dicomnode.training.reconstruction import reconstruction_figures
 from dicomnode.training.weighted import Labels, Metric, Scores, Values
 
 Figures = dict[str, Any]  # what JSON holds
@@ -61,6 +63,8 @@ def evaluate_bundle(bundle: Bundle, root: Path, wanted: Sequence[str], progress:
     if manifest.anomaly is not None:
         genuine, *wrong = sets
         table = anomaly_table(manifest.anomaly, sets[genuine], {name: sets[name] for name in wrong})
+        if isinstance(bundle.network, ScoredAutoencoder):
+            table |= reconstruction_figures(bundle.network, sets[genuine].images)
         return Evaluation(bundle, sets, {"test": table}, found.refused)
     assert manifest.classifier is not None  # noqa: S101  the manifest has one output
     baseline = stored_baseline(bundle)
@@ -280,7 +284,7 @@ def anomaly_table(output: AnomalyOutput, genuine: Scored, wrong: Mapping[str, Sc
         "genuine flagged": flagged["value"],
         "genuine flagged interval": flagged["interval"],
     }
-    if 0 < images.labels.sum() < len(images):
+    if {*images.labels.tolist()} == {0, 1}:
         table["pneumonia by the score, AUC"] = _number(
             weighted.auc(scores, images.labels, np.ones((1, len(images))))[0]
         )

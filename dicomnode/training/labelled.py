@@ -8,7 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,10 @@ from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.decode import decode
 from dicomnode.inference.preprocess import FloatArray, Step, prepare
 from dicomnode.inference.select import SourceInstance, refusal
-from dicomnode.training import data
+from dicomnode.training import data, sets
 from dicomnode.training.data import ImageSet, OnLoad, Sample, image_set, sharpness
-from dicomnode.training.recipe import load_recipe
+from dicomnode.training.recipe import RECIPE_NAME, Recipe, load_recipe
+from dicomnode.training.sets import folder_digest
 
 GENUINE = "genuine"
 PATIENTS_NAME = "patients.csv"
@@ -55,8 +56,10 @@ def load_sets(bundle: Bundle, root: Path, wanted: Sequence[str], progress: OnLoa
     """
     if not root.is_dir():
         raise ConfigError(f"{root}: there is no such folder; name one with --data")
-    if (root / "cxr").is_dir():
-        return Labelled(_named(bundle, root, wanted, progress), {})
+    if RECIPE_NAME in bundle.manifest.files:
+        recipe = load_recipe(bundle.folder)
+        if _is_data_of(recipe, bundle, root):
+            return Labelled(_named(bundle, recipe, root, wanted, progress), {})
     found = labelled_folder(root, bundle, progress)
     unknown = sorted({*wanted} - {*found.sets})
     if unknown:
@@ -65,23 +68,38 @@ def load_sets(bundle: Bundle, root: Path, wanted: Sequence[str], progress: OnLoa
     return Labelled({n: s for n, s in found.sets.items() if not wanted or n in wanted or n == first}, found.refused)
 
 
-def _named(bundle: Bundle, root: Path, wanted: Sequence[str], progress: OnLoad) -> dict[str, ImageSet]:
-    """Return the sets that the recipe's data has."""
-    recipe = load_recipe(bundle.folder)
-    known = NAMED_SETS.get((recipe.data.set, bundle.manifest.kind))
-    if known is None:
-        raise ConfigError(
-            f"{bundle.identity.name}: the data {recipe.data.set!r} has no named sets; "
-            "name a folder with a folder a class with --data"
-        )
-    return known(root, bundle.manifest.preprocessing.steps, wanted, progress)
+def _is_data_of(recipe: Recipe, bundle: Bundle, root: Path) -> bool:
+    """Return whether `root` holds the data of the recipe; a folder of own images must be the very one."""
+    if recipe.data.set == "folder":
+        return folder_digest(root) == bundle.manifest.training.data_sha256
+    return (root / {"kermany": "cxr", "mnist": "mnist"}[recipe.data.set]).is_dir()
+
+
+def _named(bundle: Bundle, recipe: Recipe, root: Path, wanted: Sequence[str], progress: OnLoad) -> dict[str, ImageSet]:
+    """Return the sets that the recipe's data has, without those that it trained on."""
+    steps = bundle.manifest.preprocessing.steps
+    if recipe.data.set == "kermany":
+        known = _kermany_kinds if bundle.manifest.classifier is None else _kermany_sets
+        return known(root, steps, wanted, progress)
+    found = sets.read(recipe, root, progress)
+    if bundle.manifest.classifier is None:
+        others = {name: unlabelled(images) for name, images in sets.wrong_inputs(recipe, root).items()}
+        kinds = others | changed(found.sets["test"], steps)
+        _check_names(wanted, [GENUINE, *kinds])
+        return {GENUINE: found.sets["test"]} | {n: s for n, s in kinds.items() if not wanted or n in wanted}
+    tests = {"validation": found.sets["val"], "test": found.sets["test"]}
+    _check_names(wanted, [*tests])
+    if len(bundle.manifest.classifier.names) == 1:
+        number = found.names.index(bundle.manifest.classifier.names[0])
+        tests = {n: replace(s, labels=(s.labels == number).astype(np.int64)) for n, s in tests.items()}
+    return {name: images for name, images in tests.items() if not wanted or name in wanted}
 
 
 def _kermany_sets(root: Path, steps: Sequence[Step], wanted: Sequence[str], progress: OnLoad) -> dict[str, ImageSet]:
     """Return the sets on which the pneumonia classifier's card reports."""
     readers: dict[str, Callable[[], ImageSet]] = {
-        "validation": lambda: data.kermany(root, steps, progress, ("val",))["val"],
-        "test, centre crop": lambda: data.kermany(root, steps, progress, ("test",))["test"],
+        "validation": lambda: data.kermany(root, steps, progress, splits=("val",))["val"],
+        "test, centre crop": lambda: data.kermany(root, steps, progress, splits=("test",))["test"],
         "Kaggle test, squashed": lambda: data.kaggle_test(root, steps),
         "PneumoniaMNIST-28 test": lambda: data.pneumonia_mnist_test(root, steps),
     }
@@ -91,7 +109,7 @@ def _kermany_sets(root: Path, steps: Sequence[Step], wanted: Sequence[str], prog
 
 def _kermany_kinds(root: Path, steps: Sequence[Step], wanted: Sequence[str], progress: OnLoad) -> dict[str, ImageSet]:
     """Return the genuine test images and each kind of wrong input."""
-    genuine = data.kermany(root, steps, progress, ("test",))["test"]
+    genuine = data.kermany(root, steps, progress, splits=("test",))["test"]
     return {GENUINE: genuine, **wrong_sets(root, genuine, steps, wanted)}
 
 
@@ -129,9 +147,6 @@ def unlabelled(
         {},
         names=numbers if names is None else names,
     )
-
-
-NAMED_SETS = {("kermany", "classifier"): _kermany_sets, ("kermany", "anomaly"): _kermany_kinds}
 
 
 def _check_names(wanted: Sequence[str], known: Sequence[str]) -> None:
@@ -221,7 +236,7 @@ def _sample(file: Path, root: Path, label: int, bundle: Bundle, table: Mapping[s
     }
     patient = row.get("patient") or str(header.get("PatientID") or "") or name
     shown = str(header.get("SOPInstanceUID") or name)
-    return Sample(bundle.prepare(image), label, patient, floors, shown, frozenset(groups))
+    return Sample(bundle.prepare(image), label, patient, floors, name=shown, groups=frozenset(groups))
 
 
 def _picture(file: Path) -> tuple[FloatArray, Dataset]:

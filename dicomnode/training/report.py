@@ -135,7 +135,11 @@ def _missed(output: AnomalyOutput, found: Evaluation) -> Iterator[tuple[str, lis
 def _cases(scored: Scored, rows: list[int], said: list[str]) -> list[Case]:
     names = scored.images.names
     return [
-        Case(_picture(scored.images.images[row]), f"image {row}" if names is None else str(names[row]), text)
+        Case(
+            _picture(scored.images.images[row]),
+            f"image {row}" if names is None or not names[row] else str(names[row]),
+            text,
+        )
         for row, text in zip(rows, said, strict=True)
     ]
 

@@ -37,9 +37,8 @@ def image_set(labels: np.ndarray[Any, Any], **groups: np.ndarray[Any, Any]) -> I
     number = len(labels)
     images = torch.rand(number, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     floors = {"file size": -labels.astype(np.float64) - RNG.random(number)}
-    return ImageSet(
-        images, labels, np.arange(number).astype(np.str_), floors, np.arange(number).astype(np.str_), groups
-    )
+    patients = np.arange(number).astype(np.str_)
+    return ImageSet(images, labels, patients, floors, names=patients, groups=groups)
 
 
 @pytest.fixture
