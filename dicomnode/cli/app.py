@@ -5,6 +5,7 @@ import typer
 from dicomnode import __version__
 from dicomnode.cli import database, delivery, drift, insight, model, node, peers, queue, rules, studies, train
 from dicomnode.cli.demo import demo
+from dicomnode.cli.evaluate import evaluate
 
 app = typer.Typer(
     name="dicomnode",
@@ -39,6 +40,7 @@ app.command()(train.train)
 app.command()(drift.drift)
 studies.app.command()(insight.explain)
 studies.app.command()(insight.similar)
+app.command()(evaluate)
 app.add_typer(studies.app, name="study")
 app.add_typer(queue.app, name="queue")
 app.add_typer(delivery.app, name="delivery")

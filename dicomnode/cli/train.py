@@ -1,11 +1,14 @@
 """`dicomnode train`: a recipe becomes a bundle."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dicomnode.training.fit import Progress
 
 Folder = Annotated[
@@ -14,10 +17,15 @@ Folder = Annotated[
 Data = Annotated[
     Path | None, typer.Option(help="folder of the training data; else ../shared/data beside the repository")
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="write the bundle into this folder of models, not where its recipe is", file_okay=False),
+]
+Seed = Annotated[int | None, typer.Option(help="another seed than the recipe's, for the spread; needs --out", min=0)]
 
 
-def train(folder: Folder, data: Data = None) -> None:
-    """Train what FOLDER/train.toml says and write the bundle's files."""
+def train(folder: Folder, data: Data = None, out: Out = None, seed: Seed = None) -> None:
+    """Train what FOLDER/train.toml says and write the bundle's files; a killed training goes on where it was."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
@@ -41,7 +49,9 @@ def train(folder: Folder, data: Data = None) -> None:
             bar.update(training, completed=progress.step, total=progress.steps, description=text)
 
         try:
-            bundle = train_bundle(folder.resolve(), data or default_data(), on_load, on_progress)
+            bundle = train_bundle(
+                folder.resolve(), data or default_data(), on_load, on_progress, models=out and out.resolve(), seed=seed
+            )
         except DicomnodeError as exc:
             console.print(f"[red]{exc}")
             raise typer.Exit(1) from exc
@@ -53,13 +63,11 @@ def train(folder: Folder, data: Data = None) -> None:
 class _EpochLines:
     """Prints a line when an epoch is over, so that a log without a terminal shows the course."""
 
-    def __init__(self, console: object) -> None:
-        from rich.console import Console
-
-        self.console = console if isinstance(console, Console) else Console()
+    def __init__(self, console: "Console") -> None:
+        self.console = console
         self.epoch = 0
 
     def show(self, progress: "Progress") -> None:
-        if progress.epoch > self.epoch:
+        if progress.epoch > self.epoch and not math.isnan(progress.validation_loss):
             self.epoch = progress.epoch
             self.console.print(f"epoch {progress.epoch}: validation loss {progress.validation_loss:.5f}")

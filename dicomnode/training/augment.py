@@ -112,3 +112,13 @@ def _erase(batch: Tensor, share: float, generator: Generator) -> Tensor:
         top, left = int(draw[2] * (side - height)), int(draw[3] * (side - width))
         batch[i, :, top : top + height, left : left + width] = draw[4]
     return batch
+
+
+def mix(images: Tensor, targets: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return every image (B, 1, H, W) mixed with another one of the batch, and its targets (B, outputs) alike."""
+    from monai.transforms.regularization.array import MixUp  # noqa: PLC0415  1 s, needed by few recipes
+
+    mixer = MixUp(len(images), alpha)
+    mixer.set_random_state(seed=int(torch.randint(2**31, (), generator=generator)))
+    mixed, wanted = mixer(images, targets[:, :, None, None].float())
+    return mixed, wanted[:, :, 0, 0]

@@ -11,15 +11,15 @@ from dicomnode.errors import ConfigError
 from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.manifest import AnomalyOutput
 from dicomnode.inference.networks import build
-from dicomnode.inference.networks.anomaly_autoencoder import AnomalyAutoencoder
+from dicomnode.inference.networks.scored_autoencoder import ScoredAutoencoder
 from dicomnode.inference.preprocess import prepare
 from dicomnode.inference.synthesis import decode_codes
-from dicomnode.training import metrics
 from dicomnode.training.data import ImageSet
-from dicomnode.training.fit import Fitted, OnProgress, fit, outputs
+from dicomnode.training.evaluate import Figures, Scored, anomaly_table
+from dicomnode.training.fit import Checkpoint, Fitted, OnProgress, fit, outputs
 from dicomnode.training.recipe import AnomalyTarget, Recipe
+from dicomnode.training.reconstruction import reconstruction_errors_of, reconstruction_figures
 
-Figures = dict[str, object]
 NEIGHBOURS = 8
 """Codes averaged for one synthetic image, so that it shows no one patient."""
 
@@ -29,49 +29,51 @@ class TrainedAutoencoder:
     """A trained network with what the manifest says about its score."""
 
     fitted: Fitted
-    network: AnomalyAutoencoder
+    network: ScoredAutoencoder
     output: AnomalyOutput
 
 
 def train_autoencoder(
-    recipe: Recipe, target: AnomalyTarget, sets: dict[str, ImageSet], on_progress: OnProgress
+    recipe: Recipe,
+    target: AnomalyTarget,
+    sets: dict[str, ImageSet],
+    on_progress: OnProgress,
+    kept: Checkpoint | None = None,
 ) -> TrainedAutoencoder:
     """Train on `train`, fit the score there; choose epoch and threshold on `val`."""
     torch.manual_seed(recipe.fit.seed)
     network = build(recipe.architecture.name, recipe.architecture.parameters)
-
-    def validate(network: nn.Module) -> float:
-        with torch.inference_mode():
-            losses = [_loss(network, batch, batch) * len(batch) for batch in torch.split(sets["val"].images, 64)]
-        return float(torch.stack(losses).sum()) / len(sets["val"])
+    if not isinstance(network, ScoredAutoencoder):
+        raise ConfigError(f"an anomaly bundle needs an autoencoder, not {recipe.architecture.name}")
 
     fitted = fit(
         network,
         sets["train"],
+        torch.zeros(len(sets["train"]), 0),  # an autoencoder's target is its input
         _loss,
-        validate,
+        lambda network: float(reconstruction_errors_of(network, sets["val"].images).mean()),
         recipe=recipe.fit,
         augmentation=recipe.augmentation,
         on_progress=on_progress,
+        kept=kept,
     )
     best = fitted.network
-    if not isinstance(best, AnomalyAutoencoder):
-        raise ConfigError(f"an anomaly bundle needs an autoencoder, not {recipe.architecture.name}")
+    assert isinstance(best, ScoredAutoencoder)  # noqa: S101  built above
     best.fit_score(_features(best, sets["train"].images), target.shrinkage)
     return TrainedAutoencoder(fitted, best, _output(target, best, sets["val"]))
 
 
-def _loss(network: nn.Module, images: Tensor, _labels: Tensor) -> Tensor:
-    assert isinstance(network, AnomalyAutoencoder)  # noqa: S101  `train_autoencoder` built it
-    return (network.decode(network.encode(images)) - images).square().mean()
+def _loss(network: nn.Module, images: Tensor, _targets: Tensor) -> Tensor:
+    assert isinstance(network, ScoredAutoencoder)  # noqa: S101  `train_autoencoder` built it
+    return (network.decode(network.encode(images)).float() - images).square().mean()
 
 
-def _features(network: AnomalyAutoencoder, images: Tensor) -> Tensor:
+def _features(network: ScoredAutoencoder, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([network.features(batch) for batch in torch.split(images, 64)])
 
 
-def _output(target: AnomalyTarget, network: AnomalyAutoencoder, val: ImageSet) -> AnomalyOutput:
+def _output(target: AnomalyTarget, network: ScoredAutoencoder, val: ImageSet) -> AnomalyOutput:
     scores = outputs(network, val.images)[:, 0].double().numpy()
     return AnomalyOutput(
         score_name=target.score_name,
@@ -83,45 +85,16 @@ def _output(target: AnomalyTarget, network: AnomalyAutoencoder, val: ImageSet) -
     )
 
 
-def evaluate_autoencoder(
-    trained: TrainedAutoencoder, recipe: Recipe, test: ImageSet, wrong: Mapping[str, Tensor]
-) -> Figures:
-    """Return the share of genuine test images that is flagged, and how well each kind of wrong input stands out."""
-    genuine = outputs(trained.network, test.images)[:, 0].double().numpy()
-    threshold = trained.output.threshold
-    flagged = metrics.interval(lambda s, _: float((s > threshold).mean()), genuine, test.labels, test.patients)
-    kinds = {**wrong, **changed(test.images, recipe)}
-    table = {}
-    for name, images in kinds.items():
-        scores = outputs(trained.network, images)[:, 0].double().numpy()
-        both = np.concatenate([genuine, scores])
-        labels = np.concatenate([np.zeros(len(genuine), np.int64), np.ones(len(scores), np.int64)])
-        table[name] = {
-            "images": len(scores),
-            "AUC": round(metrics.auc(both, labels), 4),
-            "flagged": round(float((scores > threshold).mean()), 4),
-        }
-    return {
-        "images": len(test),
-        "genuine flagged": round(float((genuine > threshold).mean()), 4),
-        "genuine flagged interval": [round(v, 4) for v in flagged],
-        "pneumonia by the score, AUC": round(metrics.auc(genuine, test.labels), 4),
-        "wrong inputs": table,
-    }
+def evaluate_autoencoder(trained: TrainedAutoencoder, test: ImageSet, wrong: Mapping[str, ImageSet]) -> Figures:
+    """Return the figures of score and reconstruction on genuine test images and each kind of wrong input."""
+    table = anomaly_table(
+        trained.output, _scored(trained, test), {name: _scored(trained, images) for name, images in wrong.items()}
+    )
+    return table | reconstruction_figures(trained.network, test)
 
 
-def changed(images: Tensor, recipe: Recipe) -> dict[str, Tensor]:
-    """Return what may happen to a right image, by name: turned, inverted, heavily cropped, blank."""
-    steps = recipe.preprocessing.steps
-    side = images.shape[-1]
-    crop = images[:, 0, side // 3 : 2 * side // 3, : side // 3].numpy()
-    return {
-        "rotated 90": images.rot90(1, (2, 3)),
-        "rotated 180": images.rot90(2, (2, 3)),
-        "inverted": 1 - images,
-        "heavy crop": torch.stack([prepare(image, steps) for image in crop]),
-        "blank": torch.zeros(1, 1, side, side),
-    }
+def _scored(trained: TrainedAutoencoder, images: ImageSet) -> Scored:
+    return Scored(images, outputs(trained.network, images.images).double().numpy())
 
 
 def synthetic_codes(
@@ -153,6 +126,6 @@ def _averages(codes: Tensor) -> Tensor:
     return codes[nearest].mean(1)  # (M, code)
 
 
-def _codes(network: AnomalyAutoencoder, images: Tensor) -> Tensor:
+def _codes(network: ScoredAutoencoder, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([network.encode(batch) for batch in torch.split(images, 64)])

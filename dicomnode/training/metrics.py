@@ -1,84 +1,69 @@
-"""Metrics of a classifier with bootstrap intervals by patient, and its calibration: plain numpy over scores."""
+"""Plain metrics that training needs, any metric's bootstrap interval by patient, calibration and threshold."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-Scores = NDArray[np.float64]
-Labels = NDArray[np.int64]
-Patients = NDArray[np.str_]
-BINS = 15
+from dicomnode.training import weighted
+
+Scores = weighted.Scores
+Labels = weighted.Labels
+Patients = weighted.Patients
 
 
 def auc(scores: Scores, labels: Labels) -> float:
     """Return the area under the ROC curve of `scores` for labels 0 and 1: P(positive above negative), ties half."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return float("nan")
-    return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return _plain(weighted.auc, scores, labels)
 
 
 def average_precision(scores: Scores, labels: Labels) -> float:
     """Return the area under the precision-recall curve (average precision)."""
-    order = np.argsort(-scores, kind="stable")
-    hits = labels[order].cumsum()
-    return float((hits / np.arange(1, len(order) + 1))[labels[order] == 1].mean())
-
-
-def sensitivity(scores: Scores, labels: Labels, threshold: float) -> float:
-    """Return the share of positives at or above `threshold`."""
-    return float((scores[labels == 1] >= threshold).mean())
-
-
-def specificity(scores: Scores, labels: Labels, threshold: float) -> float:
-    """Return the share of negatives below `threshold`."""
-    return float((scores[labels == 0] < threshold).mean())
+    return _plain(weighted.average_precision, scores, labels)
 
 
 def accuracy(scores: Scores, labels: Labels, threshold: float) -> float:
     """Return the share of right answers at `threshold`."""
-    return float(((scores >= threshold) == (labels == 1)).mean())
+    return _plain(partial(weighted.accuracy, threshold=threshold), scores, labels)
 
 
 def brier(scores: Scores, labels: Labels) -> float:
     """Return the mean squared error of probabilities."""
-    return float(np.mean((scores - labels) ** 2))
-
-
-def log_loss(scores: Scores, labels: Labels) -> float:
-    """Return the mean negative log likelihood of probabilities."""
-    right = np.where(labels == 1, scores, 1 - scores)
-    return float(-np.log(np.clip(right, 1e-12, 1)).mean())
+    return _plain(weighted.brier, scores, labels)
 
 
 def ece(scores: Scores, labels: Labels) -> float:
     """Return the expected calibration error of probabilities over 15 equal bins."""
-    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(bins, weights=scores - labels, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(scores))
+    return _plain(weighted.ece, scores, labels)
+
+
+def sensitivity(scores: Scores, labels: Labels, threshold: float) -> float:
+    """Return the share of positives at or above `threshold`."""
+    return _plain(partial(weighted.sensitivity, threshold=threshold), scores, labels)
+
+
+def specificity(scores: Scores, labels: Labels, threshold: float) -> float:
+    """Return the share of negatives below `threshold`."""
+    return _plain(partial(weighted.specificity, threshold=threshold), scores, labels)
+
+
+def log_loss(scores: Scores, labels: Labels) -> float:
+    """Return the mean negative log likelihood of probabilities."""
+    return _plain(weighted.log_loss, scores, labels)
+
+
+def _plain(metric: weighted.Metric, scores: Scores, labels: Labels) -> float:
+    """Return the value of a metric where every image counts once."""
+    return float(metric(scores, labels, np.ones((1, len(labels))))[0])
 
 
 def interval(
     metric: Callable[[Scores, Labels], float], scores: Scores, labels: Labels, patients: Patients, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of `metric`: 1,000 times patients are drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    names, groups = np.unique(patients, return_inverse=True)
-    order, sizes = np.argsort(groups, kind="stable"), np.bincount(groups)
-    starts = np.cumsum(sizes) - sizes
-    values = []
-    for _ in range(1000):
-        drawn = rng.integers(0, len(names), len(names))
-        ends = np.cumsum(sizes[drawn])
-        places = np.arange(ends[-1]) + np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn])
-        rows = order[places]  # every image of every patient drawn
-        values.append(metric(scores[rows], labels[rows]))
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    """Return the 95 % bootstrap interval of any `metric`: 1,000 times patients are drawn with replacement."""
+    rows = np.arange(len(labels))
+    drawn = (np.repeat(rows, once.astype(int)) for block in weighted.counts(patients, seed) for once in block)
+    return weighted.percentiles(np.array([metric(scores[some], labels[some]) for some in drawn]))
 
 
 def platt(logits: Scores, labels: Labels) -> tuple[float, float]:

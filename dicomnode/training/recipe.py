@@ -27,21 +27,50 @@ class About(Table):
 
 
 class DataSource(Table):
-    """Which set of `training/data.py`, and where it is from."""
+    """Which set of `training/sets.py`, and where it is from.
 
-    set: Literal["kermany"]
+    Images of `kermany` are stored squashed: `restored` undoes that, `random` shows each training image restored or as
+    it is stored by chance, and those whose aspect ratio is not known too; validation and test images stay restored.
+    """
+
+    set: Literal["kermany", "mnist", "folder"]
     description: str
     licence: str
+    aspect: Literal["restored", "random"] = "restored"
 
 
-class ClassifierTarget(Table):
-    """The class that label 1 of the data means, and the rule of its operating point on the validation split."""
+class ReportedClass(Table):
+    """A class as the data names it, what it is called in a report, and the rule of its operating point."""
 
     label: str
     code: CodeTable
     site: CodeTable | None = None
     priority: Priority
     sensitivity: Share = Field(description="the largest threshold with at least this sensitivity on validation")
+
+
+class ClassifierTarget(Table):
+    """The classes that the network tells apart.
+
+    One class (its keys may stand in the table itself) is a yes or no by sigmoid; several, or one among `ignored` ones,
+    are exclusive by softmax.
+    """
+
+    classes: tuple[ReportedClass, ...] = Field(min_length=1)
+    ignored: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_class(cls, values: object) -> object:
+        if isinstance(values, dict) and "classes" not in values:
+            rest = {key: value for key, value in values.items() if key != "ignored"}
+            return {"classes": [rest], "ignored": values.get("ignored", ())}
+        return values
+
+    @property
+    def activation(self) -> Literal["sigmoid", "softmax"]:
+        """How outputs become probabilities."""
+        return "softmax" if len(self.classes) + len(self.ignored) > 1 else "sigmoid"
 
 
 class AnomalyTarget(Table):
@@ -59,6 +88,12 @@ class Fit(Table):
     """Optimization: AdamW on a one-cycle schedule, averaged weights, early stopping on validation."""
 
     epochs: int = Field(ge=1)
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    loss: Literal["cross_entropy", "focal"] = Field(default="cross_entropy", description="of a classifier")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where torch sees one")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the forward pass in training")
+    mixup: float = Field(default=0.0, ge=0, le=2, description="alpha of the Beta distribution; 0 mixes nothing")
     half_size_epochs: int = Field(default=0, ge=0, description="the first epochs see images of half the side: faster")
     batch: int = Field(default=64, ge=2)
     learning_rate: float = Field(gt=0)

@@ -10,13 +10,21 @@ from torch import nn
 
 from dicomnode.errors import BundleError
 from dicomnode.inference.networks.anomaly_autoencoder import AnomalyAutoencoder
+from dicomnode.inference.networks.dense_autoencoder import DenseAutoencoder
+from dicomnode.inference.networks.googlenet import GoogLeNet
+from dicomnode.inference.networks.mnist_cnn import MnistCNN
 from dicomnode.inference.networks.residual_cnn import ResidualCNN
+from dicomnode.inference.networks.vgg import VGG
 
 Parameter = int | float | bool | str | tuple[int, ...]
 
 FAMILIES: Mapping[str, Callable[..., nn.Module]] = {
     "residual_cnn": ResidualCNN,
+    "mnist_cnn": MnistCNN,
+    "vgg": VGG,
+    "googlenet": GoogLeNet,
     "anomaly_autoencoder": AnomalyAutoencoder,
+    "dense_autoencoder": DenseAutoencoder,
 }
 MONAI_CLASSES = frozenset(
     {"DenseNet", "DenseNet121", "DenseNet169", "EfficientNetBN", "ResNet", "SEResNet50", "SEResNext50"}
@@ -41,4 +49,10 @@ def _monai_class(name: str) -> Callable[..., nn.Module] | None:
     from monai.networks import nets  # noqa: PLC0415  0.6 s, needed by few bundles
 
     found: Callable[..., nn.Module] = getattr(nets, name)
-    return found
+
+    def network(**parameters: Parameter) -> nn.Module:
+        if parameters.get("norm") != "instance":
+            return found(**parameters)
+        return found(**{**parameters, "norm": ("instance", {"affine": True})})  # its initialization needs the weights
+
+    return network
