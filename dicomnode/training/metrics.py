@@ -30,13 +30,15 @@ def average_precision(scores: Scores, labels: Labels) -> float:
 
 
 def sensitivity(scores: Scores, labels: Labels, threshold: float) -> float:
-    """Return the share of positives at or above `threshold`."""
-    return float((scores[labels == 1] >= threshold).mean())
+    """Return the share of positives at or above `threshold`, NaN where there is none."""
+    positives = scores[labels == 1]
+    return float((positives >= threshold).mean()) if len(positives) else float("nan")
 
 
 def specificity(scores: Scores, labels: Labels, threshold: float) -> float:
-    """Return the share of negatives below `threshold`."""
-    return float((scores[labels == 0] < threshold).mean())
+    """Return the share of negatives below `threshold`, NaN where there is none."""
+    negatives = scores[labels == 0]
+    return float((negatives < threshold).mean()) if len(negatives) else float("nan")
 
 
 def accuracy(scores: Scores, labels: Labels, threshold: float) -> float:
