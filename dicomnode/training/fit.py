@@ -22,6 +22,9 @@ from dicomnode.training.augment import Augmentation, augment, mix
 from dicomnode.training.data import ImageSet
 from dicomnode.training.recipe import Fit
 
+SHORTEST_AVERAGE = 10
+"""How many times as long as its average remembers a training is at least: a short one must forget its first weights."""
+
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Network, images (B, 1, H, W) and targets (B, outputs) to the loss."""
 
@@ -143,8 +146,10 @@ class _Run:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.generator = Generator().manual_seed(recipe.seed)
         self.optimizer = _optimizer(recipe, network)
-        self.schedule = _schedule(recipe, self.optimizer, recipe.epochs * per_epoch)
-        average = get_ema_multi_avg_fn(recipe.average_decay)  # type: ignore[no-untyped-call]
+        steps = recipe.epochs * per_epoch
+        self.schedule = _schedule(recipe, self.optimizer, steps)
+        decay = max(min(recipe.average_decay, 1 - SHORTEST_AVERAGE / steps), 0.0)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
         self.best: dict[str, Tensor] = {}
         self.history = History()

@@ -99,7 +99,9 @@ class Fit(Table):
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    average_decay: float = Field(default=0.99, ge=0, lt=1)
+    average_decay: float = Field(
+        default=0.99, ge=0, lt=1, description="of the averaged weights; less in a short training"
+    )
     patience: int = Field(default=5, ge=1, description="epochs without a better validation loss")
     seed: int = 0
 

@@ -29,7 +29,7 @@ def read(recipe: Recipe, root: Path, on_load: OnLoad) -> TrainingData:
         return TrainingData(mnist.mnist(root, how.steps, on_load), mnist.NAMES, data.digest(root, tuple(mnist.FILES)))
     if recipe.data.set == "folder":
         return TrainingData(folder.folder(root, how, on_load), folder.class_names(root), folder_digest(root))
-    sets = data.kermany(root, how.steps, on_load, recipe.data.aspect)
+    sets = data.kermany(root, how.steps, on_load, aspect=recipe.data.aspect)
     return TrainingData(sets, ("Normal", "Pneumonia"), data.digest(root, KERMANY_FILES))
 
 

@@ -147,3 +147,12 @@ def test_patience_ends_a_training_early() -> None:
     losses = fitted.history.validation_losses
     assert len(losses) < 60
     assert len(losses) - losses.index(min(losses)) == 2
+
+
+def test_a_short_training_forgets_the_weights_it_began_with() -> None:
+    fitted = train(recipe=RECIPE.model_copy(update={"average_decay": 0.999}))
+    raw = train(recipe=RECIPE.model_copy(update={"average_decay": 0.0}))
+    slow, last = (next(iter(weights(f).values())) for f in (fitted, raw))
+    torch.manual_seed(RECIPE.seed)
+    first = next(build("residual_cnn", {"outputs": 1, "stem": 4, "channels": (4,), "dropout": 0.5}).parameters())
+    assert (slow - first).norm() > 0.5 * (last - first).norm()
