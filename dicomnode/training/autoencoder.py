@@ -1,6 +1,6 @@
 """Training of an anomaly bundle: autoencoder, score, threshold, what it refuses, and codes of synthetic images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from dicomnode.inference.bundle import Bundle
 from dicomnode.inference.manifest import AnomalyOutput
 from dicomnode.inference.networks import build
 from dicomnode.inference.networks.scored_autoencoder import ScoredAutoencoder
-from dicomnode.inference.preprocess import prepare
+from dicomnode.inference.preprocess import Step, prepare
 from dicomnode.inference.synthesis import decode_codes
 from dicomnode.training.data import ImageSet
 from dicomnode.training.evaluate import Figures, Scored, anomaly_table
@@ -98,7 +98,7 @@ def _scored(trained: TrainedAutoencoder, images: ImageSet) -> Scored:
 
 
 def synthetic_codes(
-    trained: TrainedAutoencoder, val: ImageSet, target: AnomalyTarget, judge: Bundle
+    trained: TrainedAutoencoder, val: ImageSet, target: AnomalyTarget, steps: Sequence[Step], judge: Bundle
 ) -> dict[str, Tensor]:
     """Return averaged codes of validation images as `codes` (N, code) and the judge's probability of each.
 
@@ -108,10 +108,9 @@ def synthetic_codes(
     codes = _codes(trained.network, val.images)
     averages = torch.cat([_averages(codes[torch.from_numpy(val.labels == label)]) for label in np.unique(val.labels)])
     pictures = [(picture / 255).astype(np.float32) for picture in decode_codes(trained.network, averages)]
-    steps = judge.manifest.preprocessing.steps
     again = torch.stack([prepare(picture, steps) for picture in pictures])
     usual = np.flatnonzero(outputs(trained.network, again)[:, 0].numpy() <= trained.output.threshold)
-    judged = judge.run(again)[:, 0]
+    judged = judge.run(torch.stack([judge.prepare(picture) for picture in pictures]))[:, 0]
     ranked = usual[np.argsort(judged[usual], kind="stable")]
     count = target.demo_codes_per_class
     if len(ranked) < 2 * count:

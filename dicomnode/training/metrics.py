@@ -19,25 +19,7 @@ def auc(scores: Scores, labels: Labels) -> float:
 
 def average_precision(scores: Scores, labels: Labels) -> float:
     """Return the area under the precision-recall curve (average precision)."""
-<<<<<<< HEAD
     return _plain(weighted.average_precision, scores, labels)
-=======
-    order = np.argsort(-scores, kind="stable")
-    hits = labels[order].cumsum()
-    return float((hits / np.arange(1, len(order) + 1))[labels[order] == 1].mean())
-
-
-def sensitivity(scores: Scores, labels: Labels, threshold: float) -> float:
-    """Return the share of positives at or above `threshold`, NaN where there is none."""
-    positives = scores[labels == 1]
-    return float((positives >= threshold).mean()) if len(positives) else float("nan")
-
-
-def specificity(scores: Scores, labels: Labels, threshold: float) -> float:
-    """Return the share of negatives below `threshold`, NaN where there is none."""
-    negatives = scores[labels == 0]
-    return float((negatives < threshold).mean()) if len(negatives) else float("nan")
->>>>>>> train
 
 
 def accuracy(scores: Scores, labels: Labels, threshold: float) -> float:

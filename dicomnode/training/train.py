@@ -142,7 +142,9 @@ def _autoencoder(job: _Job, target: AnomalyTarget, on_progress: OnProgress) -> N
     writer.write_card(job.folder, anomaly_figures(figures, trained.output))
     if target.judge:
         judge = bundles.load(job.source.parent / target.judge)
-        writer.write_tensors(job.folder / CODES_NAME, synthetic_codes(trained, job.data.sets["val"], target, judge))
+        writer.write_tensors(
+            job.folder / CODES_NAME, synthetic_codes(trained, job.data.sets["val"], target, job.steps, judge)
+        )
     cases = _write_cases(job, trained.fitted.network, None)
     output = {"kind": "anomaly", "anomaly": trained.output}
     _write(job, trained.fitted, output, {"test": _anomaly_evaluation(figures)}, cases)
