@@ -29,6 +29,8 @@ class Augmentation(BaseModel):
     flip: float = Share
     blur: float = Share
     blur_sigma: float = Field(default=1.5, gt=0, le=5, description="largest standard deviation in pixels")
+    low_resolution: float = Share
+    lowest_side: int = Field(default=28, ge=8, le=1024, description="fewest pixels a side that an image is reduced to")
     jpeg: float = Share
     jpeg_quality: int = Field(default=30, ge=1, le=95, description="lowest quality")
     noise: float = Field(default=0.0, ge=0, le=0.5, description="largest standard deviation")
@@ -41,6 +43,7 @@ def augment(batch: Tensor, how: Augmentation, generator: Generator) -> Tensor:
     """Return a changed copy of `batch` (B, 1, H, W), in 0..1."""
     batch = _warp(batch, how, generator)
     batch = _blur(batch, how, generator)
+    batch = _reduce(batch, how, generator)
     batch = batch ** torch.exp(_uniform(batch, -how.gamma, how.gamma, generator))
     batch = (batch - 0.5) * _uniform(batch, 1 - how.gain, 1 + how.gain, generator) + 0.5
     batch = batch + _uniform(batch, -how.gain / 3, how.gain / 3, generator)
@@ -85,6 +88,21 @@ def _blur(batch: Tensor, how: Augmentation, generator: Generator) -> Tensor:
     blurred = batch.clone()
     blurred[chosen] = some.transpose(0, 1)  # (b, 1, H, W)
     return blurred
+
+
+def _reduce(batch: Tensor, how: Augmentation, generator: Generator) -> Tensor:
+    """Reduce some images to a side between `lowest_side` and their own (even in its logarithm) and enlarge them again."""
+    side = batch.shape[-1]
+    chosen = _uniform(batch, 0, 1, generator).flatten() < how.low_resolution
+    octaves = math.log(max(side / how.lowest_side, 1))
+    sides = side * torch.exp(-octaves * _uniform(batch, 0, 1, generator).flatten())
+    if not chosen.any():
+        return batch
+    out = batch.clone()
+    for i in chosen.nonzero().flatten().tolist():
+        few = functional.interpolate(batch[i : i + 1], (int(sides[i]),) * 2, mode="bilinear", antialias=True)
+        out[i : i + 1] = functional.interpolate(few, (side, side), mode="bilinear")  # (1, 1, H, W)
+    return out
 
 
 def _jpeg(batch: Tensor, how: Augmentation, generator: Generator) -> Tensor:
