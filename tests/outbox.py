@@ -17,7 +17,11 @@ from dicomnode.evidence._invented import invented_case
 from dicomnode.flow.deliver import Deliveries
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-QUICK = DeliverySettings(first_retry_s=1, max_retry_s=8, connect_timeout_s=60, network_timeout_s=60)
+WAIT_S = 8000
+"""No wait of `PATIENT` is longer, and none so short that a slow machine outlives it: time passes by `pass_time`."""
+PATIENT = DeliverySettings(
+    first_retry_s=1000, max_retry_s=WAIT_S, longest_probe_s=WAIT_S, connect_timeout_s=60, network_timeout_s=60
+)
 
 
 def documents():
@@ -28,7 +32,7 @@ def documents():
 class Outbox:
     """A database and a spool with reports on their way; `deliver` is the step under test."""
 
-    def __init__(self, database, root, peers, settings=QUICK, executor_id="here"):
+    def __init__(self, database, root, peers, settings=PATIENT, executor_id="here"):
         self.database, self.root = database, root
         spool.prepare(root)
         self.settings = Settings(delivery=settings, peers=peers)

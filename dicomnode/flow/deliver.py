@@ -5,6 +5,7 @@ destination, and one association carries its objects, so a dead peer delays no o
 """
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from dicomnode.db.tables import Destination
 from dicomnode.domain.lifecycle import CircuitState, DeliveryState, Stage
 from dicomnode.domain.patience import Action, Limits, back_off
 from dicomnode.engine import Queue
-from dicomnode.errors import NothingAccepted, PeerRefused, PeerUnavailable, UnreadableObject
+from dicomnode.errors import DatabaseUnavailable, NothingAccepted, PeerRefused, PeerUnavailable, UnreadableObject
 from dicomnode.flow.choose import Accepting, Choice
 from dicomnode.flow.commit import Commitments
 from dicomnode.flow.finish import finish_version
@@ -36,6 +37,7 @@ from dicomnode.network.status import Outcome
 
 log = get_logger(__name__)
 PROBE_LEASE_S = 120.0
+DATABASE_PATIENCE_S, DATABASE_PAUSE_S = 600.0, 0.5
 IMPLICIT_VR_LITTLE_ENDIAN = scu.IMPLICIT_VR_LITTLE_ENDIAN
 
 
@@ -192,9 +194,21 @@ class Deliveries:
         return link.store(item)
 
     def _settle(self, due: Due, result: SendResult, peer: PeerSettings) -> None:
+        """Write what the peer said of one object; what it accepted is not sent twice because the database is away."""
+        DELIVERY_ATTEMPTS.labels(due.destination, result.outcome.value).inc()
+        ends_at = time.monotonic() + DATABASE_PATIENCE_S
+        while True:
+            try:
+                return self._write_answer(due, result, peer)
+            except DatabaseUnavailable as exc:
+                if time.monotonic() > ends_at:
+                    raise
+                log.warning("the answer of a destination waits for the database", error=str(exc))
+                time.sleep(DATABASE_PAUSE_S)
+
+    def _write_answer(self, due: Due, result: SendResult, peer: PeerSettings) -> None:
         """Write what the peer said of one object, in a transaction of its own."""
         settings = self._settings.delivery
-        DELIVERY_ATTEMPTS.labels(due.destination, result.outcome.value).inc()
         with self._database.write() as session:
             moment = now(session)
             row = deliveries.lock(session, due.destination)

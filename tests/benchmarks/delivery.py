@@ -19,7 +19,7 @@ from dicomnode.db.session import Database
 from dicomnode.demo.pacs import DemoPACS
 from tests.databases import new_postgresql_database
 from tests.hospital import free_port
-from tests.outbox import QUICK, Outbox
+from tests.outbox import PATIENT, Outbox
 from tests.peers.dcmtk import Storescp
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _rate(reports: int, objects: int, postgresql: bool, demo: bool) -> float:
     """Return reports a second, from the first to the last row settled."""
-    settings = QUICK.model_copy(update={"objects_an_association": objects})
+    settings = PATIENT.model_copy(update={"objects_an_association": objects})
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         database = stack.enter_context(_database(folder, postgresql))

@@ -14,11 +14,12 @@ from dicomnode.db.tables import Delivery, Destination
 from dicomnode.demo.pacs import DemoPACS
 from dicomnode.domain.lifecycle import State
 from dicomnode.domain.patience import back_off
+from dicomnode.errors import DatabaseUnavailable
 from dicomnode.evidence import variant_uid
 from dicomnode.flow.deliver import order_rounds
 from tests.acceptor import Acceptor
 from tests.hospital import SR, free_port
-from tests.outbox import QUICK, Outbox
+from tests.outbox import PATIENT, WAIT_S, Outbox
 
 VERIFICATION, EXPLICIT, IMPLICIT = "1.2.840.10008.1.1", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 COMPREHENSIVE, ENHANCED = "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.88.22"
@@ -86,7 +87,7 @@ def test_all_that_is_due_goes_over_one_association_the_most_urgent_first(databas
 
 def test_more_than_an_association_carries_goes_over_the_next(database, tmp_path, acceptor):
     pacs = acceptor({SR: [EXPLICIT]})
-    settings = QUICK.model_copy(update={"objects_an_association": 2})
+    settings = PATIENT.model_copy(update={"objects_an_association": 2})
     outbox = Outbox(database, tmp_path / "spool", {"pacs": pacs.peer}, settings)
     for _ in range(5):
         outbox.add("pacs")
@@ -134,10 +135,10 @@ def test_transient_refusal_waits_for_its_own_back_off_and_is_no_failure_of_the_p
     row = outbox.row()
     assert (row.state, row.attempts, row.dimse_status) == ("waiting", 1, 0xA700)
     assert outbox.destination().failures == 0
-    assert row.next_at - outbox.attempts()[0].at == back_off(1, 8, 1, f"delivery {row.id}")
+    assert row.next_at - outbox.attempts()[0].at == back_off(1000, 8000, 1, f"delivery {row.id}")
     outbox.deliver()
     assert outbox.row().attempts == 1
-    outbox.pass_time(1)
+    outbox.pass_time(1000)
     outbox.deliver()
     assert outbox.row().state == "sent"
     assert [attempt.number for attempt in outbox.attempts()] == [1, 2]
@@ -149,7 +150,7 @@ def test_circuit_opens_after_three_failures_and_one_probe_lets_all_go(outbox, pa
     pacs.stop()
     for _ in range(3):
         outbox.deliver()
-        outbox.pass_time(8)
+        outbox.pass_time(WAIT_S)
     opened = outbox.destination()
     assert (opened.state, opened.failures) == ("open", 3)
     assert "cannot be reached" in opened.last_error
@@ -166,7 +167,7 @@ def test_circuit_opens_after_three_failures_and_one_probe_lets_all_go(outbox, pa
     assert outbox.destination().failures == 4, "a probe came before its time"
 
     pacs.start()
-    outbox.pass_time(120)
+    outbox.pass_time(WAIT_S)
     outbox.deliver()
     assert outbox.states() == ["sent"] * 4
     assert counts(pacs) == [1, 1, 1, 1]
@@ -194,7 +195,7 @@ def test_peer_that_stores_and_cuts_the_line_gets_the_very_same_object_again(outb
     pacs.cut_after_store(1)
     outbox.deliver()
     assert outbox.states() == ["waiting", "waiting"]
-    outbox.pass_time(8)
+    outbox.pass_time(WAIT_S)
     outbox.deliver()
     assert outbox.states() == ["sent", "sent"]
     assert counts(pacs) == [2, 1]
@@ -248,7 +249,7 @@ def test_variant_that_may_have_been_stored_is_sent_again_and_no_other(one_report
     outbox, pacs = one_report({COMPREHENSIVE: [EXPLICIT]}, answer)
     outbox.deliver()
     pacs.ae.add_supported_context(SR, [EXPLICIT])
-    outbox.pass_time(8)
+    outbox.pass_time(WAIT_S)
     outbox.deliver()
     assert outbox.row().state == "sent"
     first, second = pacs.received
@@ -363,7 +364,7 @@ def test_what_waited_for_days_behind_an_open_circuit_is_given_up_too(outbox, pac
     outbox.add("pacs")
     for _ in range(3):
         outbox.deliver()
-        outbox.pass_time(8)
+        outbox.pass_time(WAIT_S)
     version = outbox.add("pacs")
     outbox.deliver()
     outbox.pass_time(7 * 86400 + 1)
@@ -389,6 +390,22 @@ def test_missing_file_waits_for_the_spool(outbox):
     assert outbox.row().state == "waiting"
     assert "cannot be read: No such file" in outbox.row().error
     assert outbox.destination().failures == 0
+
+
+def test_answer_of_a_peer_is_kept_while_the_database_is_away(outbox, pacs, monkeypatch):
+    outbox.add("pacs")
+    settle, failures = deliveries.settle, [1, 1]
+
+    def away(*arguments):
+        if failures:
+            failures.pop()
+            raise DatabaseUnavailable("restarting")
+        return settle(*arguments)
+
+    monkeypatch.setattr(deliveries, "settle", away)
+    outbox.deliver()
+    assert outbox.row().state == "sent"
+    assert counts(pacs) == [1]
 
 
 class Orders:
@@ -423,11 +440,11 @@ def test_no_round_is_ordered_to_a_dead_destination_before_its_probe_is_due(outbo
     outbox.add("pacs")
     for _ in range(3):
         outbox.deliver()
-        outbox.pass_time(8)
+        outbox.pass_time(WAIT_S)
     outbox.deliver()
     order_rounds(outbox.database, queue)
     assert queue.ordered == []
-    outbox.pass_time(60)
+    outbox.pass_time(WAIT_S)
     order_rounds(outbox.database, queue)
     assert queue.ordered == ["pacs"]
 

@@ -11,7 +11,7 @@ from dicomnode.network.scu import read_item
 from dicomnode.network.status import Outcome
 from tests.hospital import free_port
 from tests.needs import missing
-from tests.outbox import Outbox, documents
+from tests.outbox import WAIT_S, Outbox, documents
 from tests.peers.orthanc import dicomweb_plugin
 
 pytestmark = pytest.mark.orthanc
@@ -57,10 +57,10 @@ def test_web_destination_that_is_down_opens_its_circuit_and_is_probed(archive, d
     archive.stop()
     for _ in range(3):
         outbox.deliver()
-        outbox.pass_time(8)
+        outbox.pass_time(WAIT_S)
     assert (outbox.destination().state, outbox.destination().failures) == ("open", 3)
     archive.start()
-    outbox.pass_time(60)
+    outbox.pass_time(WAIT_S)
     outbox.deliver()
     assert outbox.states() == ["sent", "sent"]
     assert [row.http_status for row in outbox.rows()] == [200, 200]
