@@ -19,7 +19,8 @@ from dicomnode.errors import Paused, QueueFull, SpoolFull
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
-LOOK_S = 1.0
+LOOK_S, SHARE = 1.0, 0.05
+"""The rows are counted once a second, more seldom where counting would take more than this share of the time."""
 RELIEF = 0.1
 """An episode ends when the value is this far on the good side of its limit: no event at every image around it."""
 SPOOL_FULL, QUEUE_FULL = "spool full", "queue full"
@@ -27,13 +28,13 @@ SPOOL_FULL, QUEUE_FULL = "spool full", "queue full"
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    at_s: float
+    holds_until_s: float
     queued: int
     is_paused: bool
 
 
 class BackPressure:
-    """What a receiver asks before it takes an object; the database is asked once a second, whatever arrives.
+    """What a receiver asks before it takes an object; the database is asked at most once a second, whatever arrives.
 
     The first refusal of an episode is an event (a log line and an audit row), and so is its end.
     """
@@ -84,11 +85,13 @@ class BackPressure:
 
     def _look(self) -> _Look:
         with self._lock:
-            moment = self._clock()
-            if self._seen is None or moment - self._seen.at_s >= LOOK_S:
+            began = self._clock()
+            if self._seen is None or began >= self._seen.holds_until_s:
                 with self._database.read() as session:
                     queued = intake.queued_count(session, self._settings.max_queued_studies)
-                    self._seen = _Look(moment, queued, pauses.is_paused(session, Stage.RECEIVE))
+                    is_paused = pauses.is_paused(session, Stage.RECEIVE)
+                ended = self._clock()
+                self._seen = _Look(began + max(LOOK_S, (ended - began) / SHARE), queued, is_paused)
             return self._seen
 
     def _begin(self, what: str, text: str) -> None:

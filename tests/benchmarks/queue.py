@@ -1,6 +1,6 @@
 """What a full queue costs: claim, sweep, counts and memory with N queued studies and N waiting deliveries.
 
-python -m tests.benchmarks.queue [--studies 100000] [--postgresql URL of an empty database] [--explain]
+python -m tests.benchmarks.queue [--studies 100000] [--postgresql URL of an empty database [--filled]] [--explain]
 """
 
 import argparse
@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=100_000)
     parser.add_argument("--postgresql", default="", help="URL of an empty database; else SQLite")
+    parser.add_argument("--filled", action="store_true", help="the database is full already")
     parser.add_argument("--drain-s", type=float, default=10)
     parser.add_argument("--explain", action="store_true", help="print the plan of each statement, once")
     arguments = parser.parse_args()
@@ -43,9 +44,10 @@ def main() -> None:
         with contextlib.closing(Database(url)) as database:
             migrate.upgrade(database)
             engine.create_tables(url)
-            began = time.monotonic()
-            fill(database, url, arguments.studies)
-            print(f"{database.dialect}, {arguments.studies} studies, filled in {time.monotonic() - began:.0f} s")
+            if not arguments.filled:
+                fill(database, url, arguments.studies)
+            with database.read() as session:
+                print(f"{database.dialect}, {studies.counts_by_state(session)[State.QUEUED]} queued studies")
             print(f"memory before {peak_mib():.0f} MiB")
             questions(database, url, Path(folder), explain=arguments.explain)
             print(f"memory after  {peak_mib():.0f} MiB")
@@ -59,16 +61,28 @@ def peak_mib() -> float:
 
 def fill(database: Database, url: str, count: int) -> None:
     """Add `count` queued studies (with their engine rows), and as many delivered ones that wait for a dead PACS."""
-    with contextlib.closing(engine.Queue(url)) as queue:
-        for start in range(0, count, CHUNK):
-            numbers = range(start, min(start + CHUNK, count))
-            with database.write() as session:
-                fill_studies(session, numbers)
-                for n in numbers:
-                    queue.add_study(session, f"{n}", 2 * n + 1, 1)
+    for start in range(0, count, CHUNK):
+        with database.write() as session:
+            fill_studies(session, range(start, min(start + CHUNK, count)))
+    with contextlib.closing(engine.Queue(url)) as queue, database.write() as session:
+        queue.add_study(session, "0", 1, 1)
+        tables = queue._client._sys_db.tables
+        multiply(session, tables.workflow_status, count, created_at="t.created_at + n.n")
+        multiply(session, tables.workflow_input, count)
     if database.dialect == "postgresql":
         with database.write() as session:
             session.execute(text("ANALYZE"))
+
+
+def multiply(session, table, count, **changed) -> None:
+    """Copy the row of the workflow study/0/1 for studies 1 to `count` - 1."""
+    name = table.name if session.get_bind().dialect.name == "sqlite" else f"dbos.{table.name}"
+    changed["workflow_uuid"] = "'study/' || n.n || '/1'"
+    columns = [column.name for column in table.columns if column.computed is None]
+    values = ", ".join(changed.get(column, f"t.{column}") for column in columns)
+    numbers = f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count - 1})"
+    rows = f"{numbers} SELECT {values} FROM {name} t, n WHERE t.workflow_uuid = 'study/0/1'"
+    session.execute(text(f"INSERT INTO {name} ({', '.join(columns)}) {rows}"))
 
 
 def fill_studies(session, numbers) -> None:
