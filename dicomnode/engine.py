@@ -180,10 +180,6 @@ def _register_study(steps: StudySteps) -> None:
     def give_up(version_id: int, reason: str) -> None:
         steps.give_up(version_id, reason)
 
-    @DBOS.step()
-    def shadow(version_id: int) -> None:
-        steps.shadow(version_id)
-
     @DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
     def study(version_id: int) -> str:
         try:
@@ -193,8 +189,8 @@ def _register_study(steps: StudySteps) -> None:
             log.exception("study version failed", version=version_id)
             give_up(version_id, _in_words(exc))
             return "failed"
-        try:
-            shadow(version_id)
+        try:  # no step: it leaves rows of its own, and most studies have no shadow that is worth another write
+            steps.shadow(version_id)
         except Exception:
             log.exception("shadow failed", version=version_id)
         return "done"

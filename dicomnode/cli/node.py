@@ -99,7 +99,7 @@ def _bundles(settings: config.Settings) -> Iterator[tuple[str, str]]:
             yield OK, f"{name} is {state} and reproduces its reference cases ({bundle.backend})"
     if not loaded.active:
         yield NOTE, "no bundle is active: every study is skipped; see models.active and `dicomnode model promote`"
-    yield from ((WRONG, reason) for reason in loaded.refused)
+    yield from ((WRONG, reason) for reason in (*loaded.refused, *loaded.refused_shadows))
 
 
 def _sources(settings: config.Settings) -> Iterator[tuple[str, str]]:

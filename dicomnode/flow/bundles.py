@@ -35,11 +35,12 @@ IN_USE = (BundleState.ACTIVE, BundleState.SHADOW)
 
 @dataclass(frozen=True)
 class BundleSet:
-    """The loaded bundles: those whose word counts, those in the shadow, and in words which were refused."""
+    """The loaded bundles: those whose word counts, those in the shadow, and in words which of each were refused."""
 
     active: tuple[Bundle, ...]
     shadows: tuple[Bundle, ...] = ()
     refused: tuple[str, ...] = ()
+    refused_shadows: tuple[str, ...] = ()
     moved: int = 0
 
     @property
@@ -63,17 +64,21 @@ def names_in(state: BundleState, standings: Mapping[str, Standing], settings: Se
 
 def load_set(settings: Settings, standings: Mapping[str, Standing], moved: int = 0) -> BundleSet:
     """Return the bundles that can be trusted; the node starts without a refused one and says so."""
-    refused: list[str] = []
-    loaded: dict[BundleState, list[Bundle]] = {BundleState.ACTIVE: [], BundleState.SHADOW: []}
     found = bundles.installed(settings.models.directories)
-    for state, those in loaded.items():
+
+    def loaded(state: BundleState) -> tuple[tuple[Bundle, ...], tuple[str, ...]]:
+        those, refused = [], []
         for name in names_in(state, standings, settings):
             try:
                 those.append(_load(name, found, standings.get(name), settings))
             except BundleError as exc:
-                log.error("bundle refused", bundle=name, reason=str(exc))
+                log.error("bundle refused", bundle=name, state=str(state), reason=str(exc))
                 refused.append(str(exc))
-    return BundleSet(tuple(loaded[BundleState.ACTIVE]), tuple(loaded[BundleState.SHADOW]), tuple(refused), moved)
+        return tuple(those), tuple(refused)
+
+    active, refused = loaded(BundleState.ACTIVE)
+    shadows, refused_shadows = loaded(BundleState.SHADOW)
+    return BundleSet(active, shadows, refused, refused_shadows, moved)
 
 
 def _load(name: str, found: Mapping[str, Path], standing: Standing | None, settings: Settings) -> Bundle:
@@ -173,7 +178,7 @@ def follow(database: Database, settings: Settings, in_use: BundlesInUse, stop: t
                     "bundles swapped",
                     active=[bundle.identity.name for bundle in opened.set.active],
                     shadow=[bundle.identity.name for bundle in opened.set.shadows],
-                    refused=list(opened.set.refused),
+                    refused=[*opened.set.refused, *opened.set.refused_shadows],
                 )
         except Transient as exc:
             log.warning("bundles cannot be looked up", error=str(exc))
