@@ -48,6 +48,7 @@ class DatabaseSettings(Table):
     """Where the rows live."""
 
     url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in data_dir")
+    keep_workflows_days: float = Field(default=30, gt=0, description="then the engine forgets finished work; rows stay")
 
 
 class ReceiverSettings(Table):

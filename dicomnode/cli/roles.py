@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dicomnode import failpoint, spool
 from dicomnode import log as logs
-from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import migrate, processes
 from dicomnode.db.session import Database, now
@@ -51,11 +51,14 @@ def run(role: Role, settings: Settings, executor_id: str, *, supervised: bool) -
         signal.signal(number, lambda *_: stop.set())
     if supervised:
         threading.Thread(target=_stop_with_supervisor, args=(stop,), daemon=True).start()
+    failpoint.arm(os.environ.get(failpoint.VARIABLE, ""))
     database = Database(settings.database_url)
     try:
         require_newest_schema(database)
         spool.prepare(settings.node.data_dir)
-        with _ROLES[role](settings, database, executor_id), _heartbeat(database, role, executor_id):
+        # alive until its work has stopped: nobody else takes what still runs
+        with _heartbeat(database, role, executor_id) as ready, _ROLES[role](settings, database, executor_id):
+            ready.set()
             log.info("role ready", role=str(role), pid=os.getpid())
             stop.wait()
             log.info("role stops", role=str(role))
@@ -165,11 +168,13 @@ def load_bundles(settings: Settings) -> "tuple[list[Bundle], tuple[str, ...]]":
 
 
 @contextlib.contextmanager
-def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[None]:
-    stop = threading.Event()
+def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[threading.Event]:
+    """Give an event; from when it is set until the end of the block the process is known to be alive."""
+    ready, stop = threading.Event(), threading.Event()
 
     def beat() -> None:
-        while True:
+        ready.wait()
+        while not stop.is_set():
             try:
                 with database.write() as session:
                     processes.beat(
@@ -182,15 +187,16 @@ def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[Non
                     )
             except Transient as exc:
                 log.warning("heartbeat waits", error=str(exc))
-            if stop.wait(HEARTBEAT_S):
-                return
+            failpoint.failpoint("heartbeat.written")
+            stop.wait(HEARTBEAT_S)
 
     thread = threading.Thread(target=beat, name="heartbeat")
     thread.start()
     try:
-        yield
+        yield ready
     finally:
         stop.set()
+        ready.set()
         thread.join()
         with contextlib.suppress(Transient), database.write() as session:
             processes.forget(session, executor_id)

@@ -12,6 +12,7 @@ TEMPLATE = """\
 
 [database]
 # url = ""                          # empty: SQLite in data_dir. postgresql://user@host/name for several hosts
+# keep_workflows_days = 30.0        # then the engine forgets finished work; studies, results and audit stay
 
 [receiver]
 # host = "0.0.0.0"

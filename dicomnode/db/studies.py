@@ -94,19 +94,42 @@ def add_instance(session: Session, header: InstanceHeader, file: StoredFile, sen
     return version_id
 
 
-def advance(session: Session, version_id: int, event: Event, at: datetime, reason: str = "") -> State | None:
-    """Move a version by `event` and return its new state, `None` where it stood elsewhere (another won)."""
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a version: what a worker that was thought dead no longer holds."""
+
+    run: int
+    number: int
+
+
+def advance(
+    session: Session,
+    version_id: int,
+    event: Event,
+    at: datetime,
+    reason: str = "",
+    *,
+    actor: str = audit.NODE,
+    attempt: Attempt | None = None,
+) -> State | None:
+    """Move a version by `event` and return its new state, `None` where it stood elsewhere (another won).
+
+    With `attempt` it moves only while that is the newest one.
+    """
     lock(session, version_id)
+    fence = () if attempt is None else (StudyVersion.run == attempt.run, StudyVersion.attempts == attempt.number)
     for before in sources(event):
         after = TRANSITIONS[before, event]
         changed = changed_rows(
             session,
             update(StudyVersion)
-            .where(StudyVersion.id == version_id, StudyVersion.state == before)
+            .where(StudyVersion.id == version_id, StudyVersion.state == before, *fence)
             .values(state=after, state_changed_at=at, reason=reason),
         )
         if changed:
-            audit.record(session, str(event), at=at, version_id=version_id, state=str(after), reason=reason)
+            audit.record(
+                session, str(event), at=at, actor=actor, version_id=version_id, state=str(after), reason=reason
+            )
             return after
     return None
 
@@ -145,7 +168,7 @@ def _sibling_is_busy() -> ColumnElement[bool]:
     )
 
 
-def close(session: Session, version: StudyVersion, at: datetime, reason: str) -> bool:
+def close(session: Session, version: StudyVersion, at: datetime, reason: str, *, actor: str = audit.NODE) -> bool:
     """Freeze the membership of a receiving version and queue it; older versions that rest become SUPERSEDED.
 
     Returns `False` where an instance arrived since `version` was read, another closed it, or an older version is being
@@ -163,7 +186,7 @@ def close(session: Session, version: StudyVersion, at: datetime, reason: str) ->
         )
         .values(closed_at=at),
     )
-    if changed == 0 or advance(session, version.id, Event.QUIET, at, reason) is None:
+    if changed == 0 or advance(session, version.id, Event.QUIET, at, reason, actor=actor) is None:
         return False
     members = select(literal(version.id), SOPInstance.id).where(
         SOPInstance.study_id == version.study_id, SOPInstance.is_current
@@ -203,12 +226,14 @@ def superseding(session: Session, version_id: int) -> StudyVersion | None:
     return session.scalars(query.order_by(StudyVersion.number.desc()).limit(1)).one_or_none()
 
 
-def start_attempt(session: Session, version_id: int) -> int:
-    """Count one more attempt at a version and return the count."""
+def start_attempt(session: Session, version_id: int) -> Attempt:
+    """Count one more attempt at a version and return it."""
     session.execute(
         update(StudyVersion).where(StudyVersion.id == version_id).values(attempts=StudyVersion.attempts + 1)
     )
-    return session.execute(select(StudyVersion.attempts).where(StudyVersion.id == version_id)).scalar_one()
+    query = select(StudyVersion.run, StudyVersion.attempts).where(StudyVersion.id == version_id)
+    run, number = session.execute(query).one()
+    return Attempt(run, number)
 
 
 def members(session: Session, version_id: int) -> list[tuple[SOPInstance, Series]]:

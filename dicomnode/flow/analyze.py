@@ -12,6 +12,7 @@ from dicomnode.db.session import Database, now
 from dicomnode.domain.findings import BundleResult, study_priority
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.errors import Permanent, SpoolFileMissing
+from dicomnode.failpoint import failpoint
 from dicomnode.inference.predict import Analyzer
 from dicomnode.inference.select import SourceInstance
 from dicomnode.log import get_logger
@@ -46,24 +47,33 @@ class Analysis:
         A version that another has finished or replaced is left alone. Raises `Permanent` when it was tried too often
         (each time the process that analyzed it died), `SpoolFileMissing` where a received file is gone.
         """
-        instances = self._start(version_id)
-        if instances is None:
+        started = self._start(version_id)
+        if started is None:
             return self._is_reporting(version_id)
+        attempt, instances = started
         _require_files(instances)
         began = time.monotonic()
         found = self._analyzer.analyze(instances)
         seconds = time.monotonic() - began
-        return self._finish(version_id, found, seconds)
+        failpoint("analyze.predicted")
+        return self._finish(version_id, attempt, found, seconds)
 
-    def _start(self, version_id: int) -> list[SourceInstance] | None:
+    def _start(self, version_id: int) -> tuple[studies.Attempt, list[SourceInstance]] | None:
+        started = self._begin(version_id)
+        failpoint("analyze.start_committed")
+        return started
+
+    def _begin(self, version_id: int) -> tuple[studies.Attempt, list[SourceInstance]] | None:
         with self._database.write() as session:
             moment = now(session)
             studies.advance(session, version_id, Event.STARTED, moment)
             if studies.version(session, version_id).state != State.ANALYZING:
                 return None
-            if studies.start_attempt(session, version_id) <= self._settings.max_attempts:
+            attempt = studies.start_attempt(session, version_id)
+            failpoint("analyze.started")
+            if attempt.number <= self._settings.max_attempts:
                 members = studies.members(session, version_id)
-                return [
+                return attempt, [
                     SourceInstance(
                         path=self._root / instance.path,
                         sop_instance_uid=instance.sop_instance_uid,
@@ -80,16 +90,23 @@ class Analysis:
         with self._database.read() as session:
             return studies.version(session, version_id).state == State.REPORTING
 
-    def _finish(self, version_id: int, found: tuple[BundleResult, ...], seconds: float) -> bool:
+    def _finish(
+        self, version_id: int, attempt: studies.Attempt, found: tuple[BundleResult, ...], seconds: float
+    ) -> bool:
         applicable = any(not result.not_applicable for result in found)
         priority = study_priority(found) if applicable else None
         with self._database.write() as session:
             moment = now(session)
             event = Event.ANALYZED if applicable else Event.NO_MODEL
             reason = "" if applicable else self._why_none(found)
-            if studies.advance(session, version_id, event, moment, reason) is None:
-                return False
-            results.add_results(session, version_id, found, priority, moment, seconds)
+            is_newest = studies.advance(session, version_id, event, moment, reason, attempt=attempt) is not None
+            if is_newest:
+                results.add_results(session, version_id, found, priority, moment, seconds)
+            failpoint("analyze.written")
+        failpoint("analyze.committed")
+        if not is_newest:
+            log.warning("another attempt took over", version=version_id, attempt=attempt.number)
+            return self._is_reporting(version_id)
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
         log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)
@@ -110,4 +127,6 @@ def give_up(database: Database, version_id: int, reason: str) -> None:
     """Move a version to FAILED with its reason: a dead letter that an operator can see and retry."""
     with database.write() as session:
         state = studies.advance(session, version_id, Event.GAVE_UP, now(session), reason)
+        failpoint("give_up.written")
+    failpoint("give_up.committed")
     log.error("study version given up", version=version_id, state=str(state), reason=reason)

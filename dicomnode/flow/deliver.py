@@ -14,6 +14,7 @@ from dicomnode.db.results import DueDelivery
 from dicomnode.db.session import Database, now
 from dicomnode.domain.lifecycle import DeliveryState, Event
 from dicomnode.errors import PeerRefused, PeerUnavailable
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.metrics import DELIVERY_ATTEMPTS
 from dicomnode.network.scu import SendResult, send
@@ -36,7 +37,9 @@ class Deliveries:
             due = results.due_delivery(session, delivery_id)
         if due is None:
             return
+        failpoint("deliver.read")
         outcome, status, error = self._attempt(due)
+        failpoint("deliver.sent")
         DELIVERY_ATTEMPTS.labels(due.destination, str(outcome)).inc()
         self._settle(due, outcome, status, error)
 
@@ -73,6 +76,8 @@ class Deliveries:
                 error=error,
             )
             finish_version(session, due.version_id, moment)
+            failpoint("settle.written")
+        failpoint("settle.committed")
         text = log.info if state.is_settled else log.warning
         text(
             f"delivery {state}",

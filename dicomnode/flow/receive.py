@@ -14,6 +14,7 @@ from dicomnode.db import audit, quarantine, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.study import InstanceHeader
 from dicomnode.errors import DatabaseUnavailable, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.metrics import ASSOCIATIONS_REJECTED, BYTES_RECEIVED, INSTANCES_RECEIVED
 from dicomnode.network.part10 import file_header
@@ -50,6 +51,7 @@ class Reception:
             return self._quarantine(request, Status.CANNOT_UNDERSTAND, str(exc))
         if mismatch := _mismatch(request, header):
             return self._quarantine(request, Status.DATA_SET_DOES_NOT_MATCH, mismatch)
+        failpoint("receive.walked")
         self._keep(request, header)
         BYTES_RECEIVED.labels(request.calling_ae_title).inc(len(request.dataset))
         return StoreAnswer(Status.SUCCESS, "")
@@ -64,6 +66,7 @@ class Reception:
             header.study_instance_uid, header.sop_instance_uid, sha256 + request.transfer_syntax_uid
         )
         size = self._write(request, name)
+        failpoint("receive.stored")
         file = studies.StoredFile(name, size, sha256)
         sender = studies.Sender(request.calling_ae_title, request.calling_address)
         self._add_row(header, file, sender)
@@ -75,9 +78,11 @@ class Reception:
                 with self._database.write() as session:
                     if not studies.is_known(session, header, file.sha256):
                         studies.add_instance(session, header, file, sender, now(session))
+                    failpoint("receive.flushed")
             except IntegrityError as exc:
                 log.info("two receivers at one row", error=str(exc.orig))
             else:
+                failpoint("receive.committed")
                 return
         raise DatabaseUnavailable(f"{RACES} attempts to add {header.sop_instance_uid} met another receiver")
 
@@ -102,6 +107,7 @@ class Reception:
                 reason=reason,
                 at=now(session),
             )
+        failpoint("receive.quarantined")
         log.warning("object quarantined", sender=request.calling_ae_title, status=f"0x{status:04X}", reason=reason)
         return StoreAnswer(status, reason)
 

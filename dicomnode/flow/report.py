@@ -15,6 +15,7 @@ from dicomnode.domain.lifecycle import Event, State
 from dicomnode.domain.study import derived_uid
 from dicomnode.engine import Queue
 from dicomnode.evidence import Case, NodeIdentity, Predecessor, encoded, find_encoders
+from dicomnode.failpoint import failpoint
 from dicomnode.flow.deliver import finish_version
 from dicomnode.log import get_logger
 
@@ -38,6 +39,7 @@ class Report:
         case = self._case(version_id)
         if case is None:
             return
+        failpoint("report.read")
         objects = [self._keep(case, encoder.name, ds) for encoder in self._encoders for ds in encoder.encode(case)]
         with self._database.write() as session:
             moment = now(session)
@@ -48,6 +50,8 @@ class Report:
                 for delivery in results.add_evidence(session, version_id, evidence, wanted, moment):
                     self._queue.add_delivery(session, delivery.id, delivery.destination, delivery.attempts)
             finish_version(session, version_id, moment)
+            failpoint("report.enqueued")
+        failpoint("report.committed")
         log.info("study reported", version=version_id, objects=len(objects))
 
     def _case(self, version_id: int) -> Case | None:
@@ -75,16 +79,21 @@ class Report:
 
     def _keep(self, case: Case, encoder: str, ds: Dataset) -> results.Evidence:
         content = encoded(ds)
+        failpoint("report.encoded")
         uid = str(ds.SOPInstanceUID)
-        name = f"{spool.EVIDENCE}/{hashlib.sha256(case.version_uid.encode()).hexdigest()[:32]}/{uid}.dcm"
+        digest = hashlib.sha256(content).hexdigest()
+        # the content is in the name: a worker that was thought dead can never change the bytes under a row
+        folder = hashlib.sha256(case.version_uid.encode()).hexdigest()[:32]
+        name = f"{spool.EVIDENCE}/{folder}/{uid}-{digest[:16]}.dcm"
         spool.keep(self._root, spool.stage(self._root, (content,)), name)
+        failpoint("report.kept")
         return results.Evidence(
             encoder=encoder,
             sop_class_uid=str(ds.SOPClassUID),
             sop_instance_uid=uid,
             series_instance_uid=str(ds.SeriesInstanceUID),
             description=str(ds.get("SeriesDescription", "")),
-            file=studies.StoredFile(name, len(content), hashlib.sha256(content).hexdigest()),
+            file=studies.StoredFile(name, len(content), digest),
         )
 
 

@@ -27,6 +27,7 @@ from pynetdicom.sop_class import _NON_PATIENT_OBJECT_CLASSES, _STORAGE_CLASSES
 
 from dicomnode.config import PeerSettings, ReceiverSettings
 from dicomnode.errors import ConfigError, Permanent, Transient, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.network.access import Rejection, admission, printable, rejection
 from dicomnode.network.session import VERIFICATION, Server, Session, StoreAnswer
@@ -253,6 +254,7 @@ class StorageSCP:
             response.ErrorComment = printable(answer.comment, MAX_COMMENT_LENGTH).replace("\\", "/").strip()
         if judged.is_altered:
             response.AffectedSOPClassUID = response.AffectedSOPInstanceUID = ""
+        failpoint("receive.answering")
         return response
 
     def _answer(self, event: evt.Event, request: C_STORE, session: Session, sop_instance_uid: str) -> StoreAnswer:

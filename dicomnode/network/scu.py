@@ -29,6 +29,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from dicomnode.config import DeliverySettings, PeerSettings
 from dicomnode.domain.study import is_uid
 from dicomnode.errors import PeerRefused, PeerUnavailable, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.network.access import printable
 from dicomnode.network.status import Outcome, Status, classify, describe
@@ -196,6 +197,7 @@ def _associate(
     except OSError as exc:
         raise PeerUnavailable(f"{_name(peer)}: {exc.strerror or exc}") from exc
     if assoc.is_established:
+        failpoint("send.connected")
         return assoc
     if ae.line is not None:
         ae.line.close()
@@ -279,6 +281,7 @@ def _store(assoc: Association, item: _Item, peer: PeerSettings, message_id: int)
         response = assoc.send_c_store(item.path if is_raw else _dataset(item), msg_id=message_id)
     except Exception as exc:  # noqa: BLE001  a file that pydicom cannot read or write again must not end the others
         return item.result(Outcome.REFUSED, f"unreadable: {type(exc).__name__}: {printable(str(exc), 200)}")
+    failpoint("send.answered")
     ms = 1000 * (time.perf_counter() - began)
     if "Status" not in response:
         return item.result(Outcome.RETRY, f"{_name(peer)} did not answer C-STORE", ms=ms)
