@@ -79,17 +79,22 @@ def require_newest_schema(database: Database) -> None:
 def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
     from dicomnode.flow.receive import Reception
     from dicomnode.flow.sweep import clear_staging
+    from dicomnode.flow.vouch import Vouching
+    from dicomnode.network.commitment_scp import CommitmentSCP
     from dicomnode.network.scp import StorageSCP
 
     root = settings.node.data_dir
     clear_staging(root, time.time())
     reception = Reception(database, root, settings.receiver)
+    vouching = Vouching(database, root, settings.peers)
+    commitment = CommitmentSCP(settings.node.ae_title, settings.peers, settings.delivery, vouching.judge)
     scp = StorageSCP(
         settings.receiver,
         settings.node.ae_title,
         settings.peers,
         on_store=reception.store,
         on_rejected=reception.rejected,
+        on_n_action=commitment.on_n_action,
     )
     scp.start()
     try:
@@ -125,6 +130,7 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
 @contextlib.contextmanager
 def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
     from dicomnode.engine import Engine, Queue
+    from dicomnode.flow import ask
     from dicomnode.flow.deliver import Deliveries
     from dicomnode.flow.sweep import run_forever
 
@@ -135,12 +141,15 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
         engine.run_deliveries(Deliveries(database, root, settings).deliver, concurrency=DELIVERIES_AT_ONCE)
         stop = threading.Event()
         sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
+        asker = threading.Thread(target=ask.run_forever, args=(ask.Source(database, queue, settings), settings, stop))
         sweeper.start()
+        asker.start()
         try:
             yield
         finally:
             stop.set()
             sweeper.join()
+            asker.join()
             engine.stop(wait_s=STOP_WAIT_S)
 
 

@@ -44,6 +44,7 @@ TEMPLATE = """\
 # sends = true
 # addresses = ["10.1.2.0/24"]       # only from these networks; leave out for any
 # quiet_period_s = 60.0             # instead of study.quiet_period_s
+# study_root = true                 # with host and port: asked by C-FIND whether a study is complete
 
 # [peers.pacs]
 # ae_title = "PACS"                 # where results go

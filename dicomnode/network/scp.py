@@ -30,6 +30,7 @@ from dicomnode.errors import ConfigError, Permanent, Transient, UnreadableObject
 from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.network.access import Rejection, admission, printable, rejection
+from dicomnode.network.commitment_scp import STORAGE_COMMITMENT
 from dicomnode.network.session import VERIFICATION, Server, Session, StoreAnswer
 from dicomnode.network.status import Status
 
@@ -89,11 +90,13 @@ class StorageSCP:
         peers: Mapping[str, PeerSettings],
         on_store: Callable[[StoreRequest], StoreAnswer],
         on_rejected: Callable[[Rejection], None],
+        on_n_action: Callable[[evt.Event], tuple[int, Dataset | None]] | None = None,
     ) -> None:
         self._settings = settings
         self._peers = peers
         self._on_store = on_store
         self._on_rejected = on_rejected
+        self._on_n_action = on_n_action
         self._ae = ApplicationEntity(ae_title)
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.maximum_associations = 1 << 30  # counted here, where an idle connection does not count
@@ -121,6 +124,8 @@ class StorageSCP:
             (evt.EVT_C_STORE, self._on_c_store),
             (evt.EVT_C_ECHO, self._on_c_echo),
         ]
+        if self._on_n_action is not None:
+            handlers.append((evt.EVT_N_ACTION, self._on_n_action))
         address = (self._settings.host, self._settings.port)
         try:
             server = self._ae.make_server(address, evt_handlers=handlers, server_class=Server)
@@ -202,7 +207,12 @@ class StorageSCP:
         syntaxes: dict[str, dict[UID, None]] = {}
         for proposed in assoc.requestor.requested_contexts:
             uid = str(proposed.abstract_syntax)
-            if uid == VERIFICATION or is_storage(uid, accept_unknown=self._settings.accept_unknown_sop_classes):
+            is_commitment = uid == STORAGE_COMMITMENT and self._on_n_action is not None
+            if (
+                uid == VERIFICATION
+                or is_commitment
+                or is_storage(uid, accept_unknown=self._settings.accept_unknown_sop_classes)
+            ):
                 syntaxes.setdefault(uid, {}).update(dict.fromkeys(proposed.transfer_syntax))
         contexts = []
         for uid, transfer_syntaxes in syntaxes.items():
@@ -217,7 +227,7 @@ class StorageSCP:
         items: dict[UID, SOPClassCommonExtendedNegotiation] = {}
         for context in event.assoc.acceptor.supported_contexts:
             uid = UID(context.abstract_syntax or "")
-            if uid not in (*_STORAGE_CLASSES.values(), VERIFICATION):
+            if uid not in (*_STORAGE_CLASSES.values(), VERIFICATION, STORAGE_COMMITMENT):
                 item = SOPClassCommonExtendedNegotiation()
                 item.sop_class_uid = uid
                 item.service_class_uid = UID(_STORAGE_SERVICE_CLASS)

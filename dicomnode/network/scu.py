@@ -105,7 +105,7 @@ def echo(peer: PeerSettings, calling_ae_title: str, settings: DeliverySettings) 
     """
     uncompressed = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
     proposed = [build_context(uid, uncompressed) for uid in (VERIFICATION, *RESULT_SOP_CLASSES)]
-    assoc = _associate(peer, calling_ae_title, settings, proposed)
+    assoc = associate(peer, calling_ae_title, settings, proposed)
     try:
         accepted = {str(context.abstract_syntax) for context in assoc.accepted_contexts}
         if VERIFICATION not in accepted:
@@ -139,7 +139,7 @@ def send(
     for number, batch in enumerate(_batches(items)):
         if not lost:
             try:
-                assoc = _associate(peer, calling_ae_title, settings, _proposed(item.context for item in batch))
+                assoc = associate(peer, calling_ae_title, settings, _proposed(item.context for item in batch))
             except (PeerUnavailable, PeerRefused) as exc:
                 if number == 0:
                     raise
@@ -180,7 +180,7 @@ class _Requestor(ApplicationEntity):
         return wrapper
 
 
-def _associate(
+def associate(
     peer: PeerSettings, calling_ae_title: str, settings: DeliverySettings, contexts: Sequence[PresentationContext]
 ) -> Association:
     """Return an established association."""

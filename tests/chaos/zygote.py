@@ -141,12 +141,17 @@ def main(folder: Path) -> None:
     evidence.warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     print("ready", flush=True)
+    started: list[int] = []
     while os.read(0, 4096):
         pid = os.fork()
         if pid == 0:
             _in_child(lambda: _supervise(folder))
+        started.append(pid)
         print(pid, flush=True)
         threading.Thread(target=os.waitpid, args=(pid, 0), daemon=True).start()
+    for pid in started:  # whoever started us has ended: nothing stays behind
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

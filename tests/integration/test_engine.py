@@ -33,15 +33,15 @@ def queue(database):
 class Worker:
     """An engine in this process whose steps note what they were given."""
 
-    def __init__(self, url, executor_id="worker-1", analyze=lambda version_id: True):
+    def __init__(self, url, executor_id="worker-1", analyze=lambda version_id: True, concurrency=4):
         self.analyzed, self.reported, self.given_up = [], [], []
-        self._analyze = analyze
+        self._analyze, self._concurrency = analyze, concurrency
         self.engine = engine.Engine(url, executor_id)
 
     def __enter__(self):
         self.engine.run_studies(
             engine.StudySteps(self.analyze, self.reported.append, lambda v, why: self.given_up.append((v, why))),
-            concurrency=4,
+            concurrency=self._concurrency,
         )
         return self
 
