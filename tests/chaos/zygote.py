@@ -26,7 +26,7 @@ IMPORTED_BY_ROLES = (
     "dicomnode.inference.predict",
     "dicomnode.network.scp",
 )
-PLANTED_DELAY_S = 0.5
+PLANTED_DELAY_S = 5.0
 
 
 class Forked:

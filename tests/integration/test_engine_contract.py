@@ -310,6 +310,7 @@ class Host:
             return stat.read().rpartition(")")[2].split()[0] == "T"
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("point", ["analyze.predicted", "report.kept"])
 def test_frozen_host_loses_its_study_to_another_and_sends_no_second_report(tmp_path, database, point):
     write_bundle(tmp_path / "bundles/small", manifest_values("small", "classifier"))

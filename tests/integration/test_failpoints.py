@@ -21,7 +21,7 @@ ROLE_OF = {
 }  # fmt: skip
 GIVE_UP = ["give_up.written", "give_up.committed"]
 TRANSACTIONS = ("receive.flushed", "close.enqueued", "analyze.written", "report.enqueued", "settle.written")
-DEADLINE_S = 240
+DEADLINE_S = 600
 
 
 def points(role):
@@ -46,6 +46,7 @@ def send_garbage(port, stop):
             continue
 
 
+@pytest.mark.timeout(1500)  # a slow machine has its time
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def test_death_at_every_point_loses_and_doubles_nothing(tmp_path, request, database):
     on_postgresql = database == "postgresql"
@@ -76,7 +77,7 @@ def test_death_at_every_point_loses_and_doubles_nothing(tmp_path, request, datab
             garbage.join()
         assert sorted(deaths(node)) == sorted((role, -9) for role in wanted)
         pacs.refuse(0, times=0)
-        wait_for(lambda: not unsettled(node.database, ledger.studies), 120, lambda: node.log_tail(60))
+        wait_for(lambda: not unsettled(node.database, ledger.studies), DEADLINE_S, lambda: node.log_tail(60))
         assert len(ledger.studies) > 3
         assert violations(node.database, node.settings.node.data_dir, ledger.acknowledged, hospital.pacs) == []
 
@@ -101,5 +102,5 @@ def test_poison_study_is_a_dead_letter_also_over_deaths_while_it_is_given_up(tmp
         send_until_acknowledged(
             [late], [hospital.port], ledger, lambda: False
         )  # the operator's retry is tested elsewhere
-        wait_for(lambda: not unsettled(node.database, ledger.studies), 120, lambda: node.log_tail(60))
+        wait_for(lambda: not unsettled(node.database, ledger.studies), DEADLINE_S, lambda: node.log_tail(60))
         assert violations(node.database, node.settings.node.data_dir, ledger.acknowledged, hospital.pacs) == []
