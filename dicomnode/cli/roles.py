@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logs.get_logger(__name__)
 HEARTBEAT_S = 2.0
+DATABASE_PAUSE_S = 0.5
 STOP_WAIT_S = 15
 DELIVERIES_AT_ONCE = 8
 
@@ -54,7 +55,8 @@ def run(role: Role, settings: Settings, executor_id: str, *, supervised: bool) -
     failpoint.arm(os.environ.get(failpoint.VARIABLE, ""))
     database = Database(settings.database_url)
     try:
-        require_newest_schema(database)
+        if not _wait_for_database(database, stop):
+            return
         spool.prepare(settings.node.data_dir)
         # alive until its work has stopped: nobody else takes what still runs
         with _heartbeat(database, role, executor_id) as ready, _ROLES[role](settings, database, executor_id):
@@ -64,6 +66,19 @@ def run(role: Role, settings: Settings, executor_id: str, *, supervised: bool) -
             log.info("role stops", role=str(role))
     finally:
         database.close()
+
+
+def _wait_for_database(database: Database, stop: threading.Event) -> bool:
+    """Return whether the database is there and as new as we are; `False` where `stop` came first."""
+    while not stop.is_set():
+        try:
+            require_newest_schema(database)
+        except Transient as exc:
+            log.warning("role waits for the database", error=str(exc))
+            stop.wait(DATABASE_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def require_newest_schema(database: Database) -> None:
