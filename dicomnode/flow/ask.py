@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from dicomnode.config import DeliverySettings, PeerSettings, Settings
-from dicomnode.db import studies
+from dicomnode.db import holdings, studies
 from dicomnode.db.session import Database, now
 from dicomnode.engine import Queue
 from dicomnode.errors import PeerRefused, PeerUnavailable, Transient
@@ -54,7 +54,7 @@ class Source:
                     version.source_ae_title,
                     studies.received_count(session, study.id),
                 )
-                for version, study in studies.receiving_from(session, list(self.peers), quiet_since, STUDIES_AT_ONCE)
+                for version, study in holdings.receiving_from(session, list(self.peers), quiet_since, STUDIES_AT_ONCE)
             ]
         self._asked = {version: asked for version, asked in self._asked.items() if version in {w[0] for w in waiting}}
         closed = 0

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dicomnode.config import PeerSettings
-from dicomnode.db import audit, studies
+from dicomnode.db import audit, holdings
 from dicomnode.db.session import Database, now
 from dicomnode.db.tables import SOPInstance
 from dicomnode.engine import Queue
@@ -34,7 +34,7 @@ class Vouching:
     def judge(self, request: CommitmentRequest) -> dict[Reference, int]:
         """Return the Failure Reason of each reference that is not safe here; write the audit."""
         with self._database.read() as session:
-            held = studies.current_instances(session, [r.sop_instance_uid for r in request.references])
+            held = holdings.current_instances(session, [r.sop_instance_uid for r in request.references])
         failed = {
             r: reason for r in request.references if (reason := self._failure(r, held.get(r.sop_instance_uid, [])))
         }
@@ -71,8 +71,8 @@ class Vouching:
             whole = [
                 version
                 for study_id in study_ids
-                if (version := studies.receiving_version(session, study_id)) is not None
-                and studies.current_uids(session, study_id) <= named
+                if (version := holdings.receiving_version(session, study_id)) is not None
+                and holdings.current_uids(session, study_id) <= named
             ]
         if not whole:
             return

@@ -63,12 +63,13 @@ def run(
     settle_s: float = SETTLE_S,
 ) -> Report:
     """Run one chaos: until `studies` are sent and `kills` are done, or `seconds` are over; then let it settle."""
-    report, began = Report(seed, database), time.monotonic()
+    report = Report(seed, database)
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster()) if database == "postgresql" else None
         url = cluster.url if cluster else ""
         hospital = open_hospital(stack, folder, database_url=url, destinations=2, planted=planted)
         hospital.node.start()
+        began = time.monotonic()
         ledger = Ledger(folder / "ledger")
         with Senders("chaos", studies, [hospital.port], ledger, seed) as senders, _weather(hospital, seed, report):
             killer = _Killer(hospital, cluster, random.Random(seed), report)
@@ -84,8 +85,8 @@ def run(
         report.violations = violations(
             hospital.node.database, hospital.node.settings.node.data_dir, ledger.acknowledged, hospital.pacs
         )
+        report.seconds = round(time.monotonic() - began, 1)
         report.repeated_stores = sum(a.count - 1 for peer in hospital.pacs.values() for a in peer.accepted)
-    report.seconds = round(time.monotonic() - began, 1)
     return report
 
 

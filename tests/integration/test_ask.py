@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from dicomnode import config, engine
-from dicomnode.db import migrate, studies
+from dicomnode.db import holdings, migrate, studies
 from dicomnode.db.session import Database
 from dicomnode.demo import modality
 from dicomnode.demo.pacs import DemoPACS
@@ -113,5 +113,5 @@ def test_receiving_versions_are_found_by_their_source(database):
     receive(database, "1.1")
     with database.read() as session:
         far = studies.version(session, 1).last_instance_at.replace(year=2100)
-        assert len(studies.receiving_from(session, ["CT1"], far, 5)) == 1
-        assert studies.receiving_from(session, ["CT2"], far, 5) == []
+        assert len(holdings.receiving_from(session, ["CT1"], far, 5)) == 1
+        assert holdings.receiving_from(session, ["CT2"], far, 5) == []

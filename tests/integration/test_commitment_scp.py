@@ -9,7 +9,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, build_role, evt
 
 from dicomnode import config, engine, spool
-from dicomnode.db import migrate, studies
+from dicomnode.db import holdings, migrate, studies
 from dicomnode.db.session import Database
 from dicomnode.db.tables import SOPInstance
 from dicomnode.demo import modality
@@ -125,7 +125,7 @@ def test_what_is_not_here_or_lost_its_file_is_named_with_the_reason(node, sender
     stored, lost, never = study_images("commit", 2, 3)
     node.send([stored, lost])
     with node.database.read() as session:
-        (row,) = studies.current_instances(session, [str(lost.SOPInstanceUID)])[str(lost.SOPInstanceUID)]
+        (row,) = holdings.current_instances(session, [str(lost.SOPInstanceUID)])[str(lost.SOPInstanceUID)]
         assert isinstance(row, SOPInstance)
     (node.root / row.path).unlink()
     _, (kind, information, _), _ = sender.ask(node.port, [stored, lost, never])
