@@ -6,7 +6,7 @@ export TCP_NODELAY := 1
 PIP_ENV := PIP_DISABLE_PIP_VERSION_CHECK=1
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all peers check fix build clean
+.PHONY: demo test test-all chaos peers check fix build clean
 
 demo: $(INSTALLED)
 	$(BIN)/dicomnode demo
@@ -16,6 +16,10 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	DICOMNODE_TEST_REQUIRE_PEERS=1 $(BIN)/pytest
+
+# CHAOS="--database postgresql --studies 500 --kills 200"
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos.run $(CHAOS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -49,6 +49,7 @@ class DatabaseSettings(Table):
     """Where the rows live."""
 
     url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in data_dir")
+    keep_workflows_days: float = Field(default=30, gt=0, description="then the engine forgets finished work; rows stay")
 
 
 class ReceiverSettings(Table):
@@ -161,6 +162,10 @@ class PeerSettings(Table):
     sends: bool = Field(default=False, description="may store studies here")
     addresses: tuple[str, ...] = Field(default=(), description="networks it may call from, 10.1.0.0/16; empty: any")
     quiet_period_s: Seconds | None = Field(default=None, description="instead of study.quiet_period_s")
+    closes_by_commitment: bool = Field(
+        default=False, description="a storage commitment request for all instances of a study closes it"
+    )
+    study_root: bool = Field(default=False, description="can be asked by C-FIND how many instances a study has")
     destination: bool = Field(default=False, description="results are sent there")
     summary: bool = Field(default=True, description="send the AI summary picture too")
     commitment: bool = Field(default=False, description="it can commit to storage; delivered then means committed")

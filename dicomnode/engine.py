@@ -6,19 +6,24 @@ Standard: none; DESIGN section 6 lists what was measured of DBOS and why each se
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, Serializer, WorkflowSerializationFormat
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from dicomnode.errors import Permanent
+from dicomnode.errors import DatabaseUnavailable, Permanent
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
+Work = TypeVar("Work")
+Outcome = TypeVar("Outcome")
 
 APPLICATION, APPLICATION_VERSION = "dicomnode", "1"
 ANALYSIS_QUEUE, DELIVERY_QUEUE = "analysis", "delivery"
@@ -26,6 +31,11 @@ STUDY_WORKFLOW, DELIVERY_WORKFLOW = "study", "deliver"
 ANALYSIS_POLL_S, DELIVERY_POLL_S = 0.1, 0.25
 ROUNDS_A_DESTINATION = 1
 PORTABLE = WorkflowSerializationFormat.PORTABLE
+FINISHED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+PAGE = 1000
+ORDINARY, STAT = 100, 1
+"""Priorities on the analysis queue: the smaller number goes first."""
+DATABASE_PAUSE_S = 1.0
 RECOVERIES = 1_000_000  # our own attempts cap (study_version.attempts) ends a poison study, visibly
 
 
@@ -79,7 +89,8 @@ class Queue:
 
     def add_study(self, session: Session, version_uid: str, version_id: int, run: int) -> None:
         """Enqueue the analysis of a study version; `run` counts how often it was queued."""
-        options = _options(STUDY_WORKFLOW, ANALYSIS_QUEUE, f"study/{version_uid}/{run}")
+        options = _options(STUDY_WORKFLOW, ANALYSIS_QUEUE, _study_id(version_uid, run))
+        options["priority"] = ORDINARY
         self._client.enqueue_in_transaction(session, options, version_id)
 
     def add_round(self, session: Session, destination: str, key: str) -> None:
@@ -87,6 +98,31 @@ class Queue:
         options = _options(DELIVERY_WORKFLOW, DELIVERY_QUEUE, f"deliver/{destination}/{key}")
         options["queue_partition_key"] = destination
         self._client.enqueue_in_transaction(session, options, destination)
+
+    def set_priority(self, session: Session, version_uid: str, run: int, priority: int) -> bool:
+        """Change the place of a queued study, 1 the first; `False` where it is not waiting (any more)."""
+        table = "dbos.workflow_status" if session.get_bind().dialect.name == "postgresql" else "workflow_status"
+        statement = text(
+            f"UPDATE {table} SET priority = :priority WHERE workflow_uuid = :id AND status = 'ENQUEUED'"  # noqa: S608
+        )
+        changed = session.connection().execute(statement, {"priority": priority, "id": _study_id(version_uid, run)})
+        return changed.rowcount == 1
+
+    def remove_finished(self, before: datetime) -> int:
+        """Remove the engine's rows of work that ended before `before`; our own rows keep the story. Return how many."""
+        removed = 0
+        while True:
+            found = self._client.list_workflows(
+                status=FINISHED,
+                completed_before=before.isoformat(),
+                limit=PAGE,
+                load_input=False,
+                load_output=False,
+            )
+            if not found:
+                return removed
+            self._client.delete_workflows([workflow.workflow_id for workflow in found])
+            removed += len(found)
 
     def close(self) -> None:
         """Close the connections."""
@@ -140,7 +176,9 @@ class Engine:
         executors = sorted(lost)
         if not executors:
             return 0
+        failpoint("takeover.found")
         workflows = len(DBOS._recover_pending_workflows(executors))
+        failpoint("takeover.done")
         log.warning("took over work of lost processes", workflows=workflows)
         return workflows
 
@@ -162,6 +200,20 @@ def _options(workflow: str, queue: str, workflow_id: str) -> EnqueueOptions:
     }
 
 
+def _study_id(version_uid: str, run: int) -> str:
+    return f"study/{version_uid}/{run}"
+
+
+def _patiently(step: Callable[[Work], Outcome], work: Work) -> Outcome:
+    """Return what `step` returns, however long the database is away: that is no attempt, nothing else could run."""
+    while True:
+        try:
+            return step(work)
+        except DatabaseUnavailable as exc:
+            log.warning("a step waits for the database", error=str(exc))
+            time.sleep(DATABASE_PAUSE_S)
+
+
 def _may_succeed_later(error: BaseException) -> bool:
     return not isinstance(error, Permanent)
 
@@ -170,15 +222,15 @@ def _register_study(steps: StudySteps) -> None:
     # DBOS marks the function that it is given: a bound method cannot be marked, so each step is a function here
     @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=5, should_retry=_may_succeed_later)
     def analyze(version_id: int) -> bool:
-        return steps.analyze(version_id)
+        return _patiently(steps.analyze, version_id)
 
     @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=5, should_retry=_may_succeed_later)
     def report(version_id: int) -> None:
-        steps.report(version_id)
+        _patiently(steps.report, version_id)
 
     @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
     def give_up(version_id: int, reason: str) -> None:
-        steps.give_up(version_id, reason)
+        _patiently(lambda version: steps.give_up(version, reason), version_id)
 
     @DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
     def study(version_id: int) -> str:
@@ -199,7 +251,7 @@ def _register_study(steps: StudySteps) -> None:
 def _register_delivery(deliver_step: Callable[[str], None]) -> None:
     @DBOS.step(retries_allowed=True, interval_seconds=1.0, max_attempts=12)
     def serve(destination: str) -> None:
-        deliver_step(destination)
+        _patiently(deliver_step, destination)
 
     @DBOS.workflow(name=DELIVERY_WORKFLOW, max_recovery_attempts=RECOVERIES, serialization_type=PORTABLE)
     def deliver(destination: str) -> None:

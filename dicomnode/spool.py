@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dicomnode.errors import SpoolFull
+from dicomnode.failpoint import failpoint
 
 STAGING, INSTANCES, EVIDENCE, QUARANTINE = "staging", "instances", "evidence", "quarantine"
 EXPLANATIONS = "explanations"
@@ -48,7 +49,9 @@ def stage(root: Path, chunks: Iterable[bytes | memoryview]) -> Path:
             view = memoryview(chunk)
             while view:
                 view = view[file.write(view) :]
+        failpoint("spool.written")
         os.fdatasync(file.fileno())
+    failpoint("spool.fsynced")
     return path
 
 
@@ -59,7 +62,9 @@ def keep(root: Path, staged: Path, name: str) -> None:
         _make_durable.cache_clear()
     _make_durable(root, target.parent)
     staged.rename(target)
+    failpoint("spool.renamed")
     _fsync_directory(target.parent)
+    failpoint("spool.named")
 
 
 def remove(root: Path, name: str) -> None:

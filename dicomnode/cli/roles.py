@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Iterator
 from enum import StrEnum
 
+from dicomnode import failpoint, spool
 from dicomnode import log as logs
-from dicomnode import spool
 from dicomnode.config import Settings
 from dicomnode.db import migrate, processes
 from dicomnode.db.session import Database, now
@@ -23,6 +23,7 @@ from dicomnode.errors import ConfigError, Transient
 
 log = logs.get_logger(__name__)
 HEARTBEAT_S = 2.0
+DATABASE_PAUSE_S = 0.5
 STOP_WAIT_S = 15
 DELIVERIES_AT_ONCE = 8
 
@@ -47,16 +48,33 @@ def run(role: Role, settings: Settings, executor_id: str, *, supervised: bool) -
         signal.signal(number, lambda *_: stop.set())
     if supervised:
         threading.Thread(target=_stop_with_supervisor, args=(stop,), daemon=True).start()
+    failpoint.arm(os.environ.get(failpoint.VARIABLE, ""))
     database = Database(settings.database_url)
     try:
-        require_newest_schema(database)
+        if not _wait_for_database(database, stop):
+            return
         spool.prepare(settings.node.data_dir)
-        with _ROLES[role](settings, database, executor_id), _heartbeat(database, role, executor_id):
+        # alive until its work has stopped: nobody else takes what still runs
+        with _heartbeat(database, role, executor_id) as ready, _ROLES[role](settings, database, executor_id):
+            ready.set()
             log.info("role ready", role=str(role), pid=os.getpid())
             stop.wait()
             log.info("role stops", role=str(role))
     finally:
         database.close()
+
+
+def _wait_for_database(database: Database, stop: threading.Event) -> bool:
+    """Return whether the database is there and as new as we are; `False` where `stop` came first."""
+    while not stop.is_set():
+        try:
+            require_newest_schema(database)
+        except Transient as exc:
+            log.warning("role waits for the database", error=str(exc))
+            stop.wait(DATABASE_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def require_newest_schema(database: Database) -> None:
@@ -72,10 +90,14 @@ def require_newest_schema(database: Database) -> None:
 def _receive(settings: Settings, database: Database, _executor_id: str) -> Iterator[None]:
     from dicomnode.flow.commit import Commitments
     from dicomnode.flow.receive import Reception
+    from dicomnode.flow.vouch import Vouching
+    from dicomnode.network.commitment_scp import CommitmentSCP
     from dicomnode.network.scp import StorageSCP
 
     root = settings.node.data_dir
     reception = Reception(database, root, settings.receiver)
+    vouching = Vouching(database, root, settings.peers)
+    commitment = CommitmentSCP(settings.node.ae_title, settings.peers, settings.delivery, vouching.judge)
     scp = StorageSCP(
         settings.receiver,
         settings.node.ae_title,
@@ -83,6 +105,7 @@ def _receive(settings: Settings, database: Database, _executor_id: str) -> Itera
         on_store=reception.store,
         on_rejected=reception.rejected,
         on_commitment=Commitments(database, settings.delivery).settle,
+        on_n_action=commitment.on_n_action,
     )
     scp.start()
     try:
@@ -129,7 +152,7 @@ def _analyze(settings: Settings, database: Database, executor_id: str) -> Iterat
 @contextlib.contextmanager
 def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterator[None]:
     from dicomnode.engine import Engine, Queue
-    from dicomnode.flow import housekeeping
+    from dicomnode.flow import ask, housekeeping
     from dicomnode.flow.deliver import Deliveries
     from dicomnode.flow.sweep import run_forever
 
@@ -143,14 +166,16 @@ def _deliver(settings: Settings, database: Database, executor_id: str) -> Iterat
         stop = threading.Event()
         sweeper = threading.Thread(target=run_forever, args=(database, queue, engine, settings, stop))
         keeper = threading.Thread(target=housekeeping.run_forever, args=(database, settings, stop))
-        sweeper.start()
-        keeper.start()
+        asker = threading.Thread(target=ask.run_forever, args=(ask.Source(database, queue, settings), settings, stop))
+        threads = (sweeper, keeper, asker)
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             stop.set()
-            sweeper.join()
-            keeper.join()
+            for thread in threads:
+                thread.join()
             engine.stop(wait_s=STOP_WAIT_S)
 
 
@@ -158,11 +183,13 @@ _ROLES = {Role.RECEIVE: _receive, Role.ANALYZE: _analyze, Role.DELIVER: _deliver
 
 
 @contextlib.contextmanager
-def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[None]:
-    stop = threading.Event()
+def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[threading.Event]:
+    """Give an event; from when it is set until the end of the block the process is known to be alive."""
+    ready, stop = threading.Event(), threading.Event()
 
     def beat() -> None:
-        while True:
+        ready.wait()
+        while not stop.is_set():
             try:
                 with database.write() as session:
                     processes.beat(
@@ -175,15 +202,16 @@ def _heartbeat(database: Database, role: Role, executor_id: str) -> Iterator[Non
                     )
             except Transient as exc:
                 log.warning("heartbeat waits", error=str(exc))
-            if stop.wait(HEARTBEAT_S):
-                return
+            failpoint.failpoint("heartbeat.written")
+            stop.wait(HEARTBEAT_S)
 
     thread = threading.Thread(target=beat, name="heartbeat")
     thread.start()
     try:
-        yield
+        yield ready
     finally:
         stop.set()
+        ready.set()
         thread.join()
         with contextlib.suppress(Transient), database.write() as session:
             processes.forget(session, executor_id)

@@ -12,6 +12,7 @@ TEMPLATE = """\
 
 [database]
 # url = ""                          # empty: SQLite in data_dir. postgresql://user@host/name for several hosts
+# keep_workflows_days = 30.0        # then the engine forgets finished work; studies, results and audit stay
 
 [receiver]
 # host = "0.0.0.0"
@@ -69,6 +70,7 @@ TEMPLATE = """\
 # sends = true
 # addresses = ["10.1.2.0/24"]       # only from these networks; leave out for any
 # quiet_period_s = 60.0             # instead of study.quiet_period_s
+# study_root = true                 # with host and port: asked by C-FIND whether a study is complete
 
 # [peers.pacs]
 # ae_title = "PACS"                 # where results go

@@ -30,8 +30,14 @@ def alive(session: Session, at: datetime) -> list[Heartbeat]:
 
 
 def receiving_since(session: Session, at: datetime) -> datetime | None:
-    """Return when the longest-running live receiver started, `None` where none is alive.
+    """Return since when all live receivers have been listening, `None` where none is alive.
 
-    A study is only quiet if somebody was listening: after a restart the quiet period starts again.
+    A study is only quiet if its sender could reach us: after the restart of any receiver the quiet period starts again.
     """
-    return min((p.started_at for p in alive(session, at) if p.role == "receive"), default=None)
+    return max((p.started_at for p in alive(session, at) if p.role == "receive"), default=None)
+
+
+def leader(living: list[Heartbeat]) -> str | None:
+    """Return the executor that does what one process does for all: of the living that sweep, the longest-running."""
+    sweeping = sorted((p.started_at, p.executor_id) for p in living if p.role == "deliver")
+    return sweeping[0][1] if sweeping else None

@@ -77,17 +77,36 @@ def add_instance(session: Session, header: InstanceHeader, file: StoredFile, sen
     return version_id
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a version: what a worker that was thought dead no longer holds."""
+
+    run: int
+    number: int
+
+
 def advance(
-    session: Session, version_id: int, event: Event, at: datetime, reason: str = "", *, actor: str = audit.NODE
+    session: Session,
+    version_id: int,
+    event: Event,
+    at: datetime,
+    reason: str = "",
+    *,
+    actor: str = audit.NODE,
+    attempt: Attempt | None = None,
 ) -> State | None:
-    """Move a version by `event` and return its new state, `None` where it stood elsewhere (another won)."""
+    """Move a version by `event` and return its new state, `None` where it stood elsewhere (another won).
+
+    With `attempt` it moves only while that is the newest one.
+    """
     lock(session, version_id)
+    fence = () if attempt is None else (StudyVersion.run == attempt.run, StudyVersion.attempts == attempt.number)
     for before in sources(event):
         after = TRANSITIONS[before, event]
         changed = changed_rows(
             session,
             update(StudyVersion)
-            .where(StudyVersion.id == version_id, StudyVersion.state == before)
+            .where(StudyVersion.id == version_id, StudyVersion.state == before, *fence)
             .values(state=after, state_changed_at=at, reason=reason),
         )
         if changed:
@@ -197,12 +216,14 @@ def superseding(session: Session, version_id: int) -> StudyVersion | None:
     return session.scalars(query.order_by(StudyVersion.number.desc()).limit(1)).one_or_none()
 
 
-def start_attempt(session: Session, version_id: int) -> int:
-    """Count one more attempt at a version and return the count."""
+def start_attempt(session: Session, version_id: int) -> Attempt:
+    """Count one more attempt at a version and return it."""
     session.execute(
         update(StudyVersion).where(StudyVersion.id == version_id).values(attempts=StudyVersion.attempts + 1)
     )
-    return session.execute(select(StudyVersion.attempts).where(StudyVersion.id == version_id)).scalar_one()
+    query = select(StudyVersion.run, StudyVersion.attempts).where(StudyVersion.id == version_id)
+    run, number = session.execute(query).one()
+    return Attempt(run, number)
 
 
 def members(session: Session, version_id: int) -> list[tuple[SOPInstance, Series]]:

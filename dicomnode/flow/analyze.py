@@ -5,6 +5,7 @@ No transaction is open while the networks run.
 
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from dicomnode.domain.gate import gate
 from dicomnode.domain.lifecycle import Event, Stage, State
 from dicomnode.engine import Queue
 from dicomnode.errors import InstancesPurged, Permanent, SpoolFileMissing, Transient
+from dicomnode.failpoint import failpoint
 from dicomnode.flow.bundles import BundleSet, BundlesInUse
 from dicomnode.flow.explain import explain
 from dicomnode.inference.codes import ImageCode
@@ -29,6 +31,19 @@ from dicomnode.metrics import ANALYSIS_SECONDS
 
 log = get_logger(__name__)
 PAUSE_LOOK_S = 0.5
+
+
+_Started = tuple[studies.Attempt, list[tuple[SOPInstance, Series]]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What an analysis found, and in how many seconds."""
+
+    results: tuple[BundleResult, ...]
+    seconds: float
+    kept: list[KeptExplanation]
+    codes: tuple[ImageCode, ...]
 
 
 class Analysis:
@@ -60,11 +75,12 @@ class Analysis:
         A version that another has finished or replaced is left alone. Raises `Permanent` when it was tried too often
         (each time the process that analyzed it died), `SpoolFileMissing` where a received file is gone.
         """
-        while (members := self._start(version_id)) == "paused":
+        while (started := self._start(version_id)) == "paused":
             if not self._wait_for_resume(version_id):
                 return False
-        if members is None:
+        if started is None:
             return self._is_reporting(version_id)
+        attempt, members = started
         _require_unpurged([instance for instance, _ in members])
         instances = [_source(instance, series, self._root) for instance, series in members]
         _require_files(instances)
@@ -74,7 +90,8 @@ class Analysis:
             found = gate(examined.results, self._when_unusual)
             seconds = time.monotonic() - began
             kept = explain(opened.analyzer, self._root, version_id, instances, found, self._settings.explanations)
-            return self._finish(version_id, found, seconds, kept, examined.codes, opened.set)
+            failpoint("analyze.predicted")
+            return self._finish(version_id, attempt, _Found(found, seconds, kept, examined.codes), opened.set)
 
     def stop(self) -> None:
         """Let no step wait any longer for the end of a pause: the process ends."""
@@ -95,7 +112,12 @@ class Analysis:
                 self._queue.add_study(session, version.uid, version.id, version.run)
         return False
 
-    def _start(self, version_id: int) -> list[tuple[SOPInstance, Series]] | Literal["paused"] | None:
+    def _start(self, version_id: int) -> _Started | Literal["paused"] | None:
+        started = self._begin(version_id)
+        failpoint("analyze.start_committed")
+        return started
+
+    def _begin(self, version_id: int) -> _Started | Literal["paused"] | None:
         with self._database.write() as session:
             moment = now(session)
             if pauses.is_paused(session, Stage.ANALYZE):
@@ -104,8 +126,10 @@ class Analysis:
             studies.advance(session, version_id, Event.STARTED, moment)
             if studies.version(session, version_id).state != State.ANALYZING:
                 return None
-            if studies.start_attempt(session, version_id) <= self._settings.max_attempts:
-                return studies.members(session, version_id)
+            attempt = studies.start_attempt(session, version_id)
+            failpoint("analyze.started")
+            if attempt.number <= self._settings.max_attempts:
+                return attempt, studies.members(session, version_id)
         raise Permanent(
             f"{self._settings.max_attempts} attempts ended with the death of the process; see analysis.max_attempts"
         )
@@ -114,26 +138,25 @@ class Analysis:
         with self._database.read() as session:
             return studies.version(session, version_id).state == State.REPORTING
 
-    def _finish(
-        self,
-        version_id: int,
-        found: tuple[BundleResult, ...],
-        seconds: float,
-        kept: list[KeptExplanation],
-        codes: tuple[ImageCode, ...],
-        used: BundleSet,
-    ) -> bool:
+    def _finish(self, version_id: int, attempt: studies.Attempt, what: "_Found", used: BundleSet) -> bool:
+        found, seconds = what.results, what.seconds
         applicable = any(not result.not_applicable for result in found)
         priority = study_priority(found) if applicable else None
         with self._database.write() as session:
             moment = now(session)
             event = Event.ANALYZED if applicable else Event.NO_MODEL
             reason = "" if applicable else _why_none(found, used.refused)
-            if studies.advance(session, version_id, event, moment, reason) is None:
-                return False
-            results.add_results(session, version_id, found, priority, moment, seconds, used.backends)
-            explanations.add_explanations(session, version_id, kept)
-            explanations.add_codes(session, version_id, ((c.bundle_name, c.sop_instance_uid, c.code) for c in codes))
+            is_newest = studies.advance(session, version_id, event, moment, reason, attempt=attempt) is not None
+            if is_newest:
+                results.add_results(session, version_id, found, priority, moment, seconds, used.backends)
+                explanations.add_explanations(session, version_id, what.kept)
+                codes = ((c.bundle_name, c.sop_instance_uid, c.code) for c in what.codes)
+                explanations.add_codes(session, version_id, codes)
+            failpoint("analyze.written")
+        failpoint("analyze.committed")
+        if not is_newest:
+            log.warning("another attempt took over", version=version_id, attempt=attempt.number)
+            return self._is_reporting(version_id)
         for result in found:
             ANALYSIS_SECONDS.labels(result.bundle.name).observe(seconds)
         log.info("study analyzed", version=version_id, applicable=applicable, priority=priority, seconds=seconds)
@@ -178,4 +201,6 @@ def give_up(database: Database, version_id: int, reason: str) -> None:
     """Move a version to FAILED with its reason: a dead letter that an operator can see and retry."""
     with database.write() as session:
         state = studies.advance(session, version_id, Event.GAVE_UP, now(session), reason)
+        failpoint("give_up.written")
+    failpoint("give_up.committed")
     log.error("study version given up", version=version_id, state=str(state), reason=reason)

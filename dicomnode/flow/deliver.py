@@ -25,6 +25,7 @@ from dicomnode.domain.lifecycle import CircuitState, DeliveryState, Stage
 from dicomnode.domain.patience import Action, Limits, back_off
 from dicomnode.engine import Queue
 from dicomnode.errors import DatabaseUnavailable, NothingAccepted, PeerRefused, PeerUnavailable, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.flow.choose import Accepting, Choice
 from dicomnode.flow.commit import Commitments
 from dicomnode.flow.finish import finish_version
@@ -117,6 +118,7 @@ class Deliveries:
 
     def _serve(self, what: _Round) -> bool:
         """Do what a round is for; return whether there may be more to do at once."""
+        failpoint("deliver.read")
         try:
             if what.is_probe:
                 self._probe(what)
@@ -177,6 +179,7 @@ class Deliveries:
                     log.warning("destination taken over by another process", destination=what.destination)
                     return False
             result = self._store(link, due)
+            failpoint("deliver.sent")
             if result.outcome is Outcome.UNAVAILABLE:
                 self._failed(what, result.comment, result, chosen[position:])
                 return False
@@ -223,6 +226,8 @@ class Deliveries:
                 deliveries.set_circuit(row, deliveries.circuit(row).answered())
                 row.busy_at = moment if row.served_by == self._executor_id else row.busy_at
             finish_version(session, due.version_id, moment)
+            failpoint("settle.written")
+        failpoint("settle.committed")
         _tell(due, state, result.comment)
 
     def _failed(
@@ -280,7 +285,9 @@ def order_rounds(database: Database, queue: Queue) -> int:
         names = [name for name in deliveries.to_serve(session, moment) if deliveries.promise(session, name, moment)]
         for name in names:
             queue.add_round(session, name, f"sweep/{moment.isoformat()}")
-        return len(names)
+        failpoint("rounds.ordered")
+    failpoint("rounds.committed")
+    return len(names)
 
 
 def _without_answer(due: Due, outcome: Outcome, comment: str) -> SendResult:

@@ -16,6 +16,7 @@ from dicomnode import spool
 from dicomnode.config import RetentionSettings
 from dicomnode.db import audit, retention
 from dicomnode.db.session import Database, now
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -117,8 +118,11 @@ def _purge(database: Database, root: Path, study_id: int, mark: Mark, before: da
             size_bytes=leaving.size_bytes,
             why=why,
         )
+        failpoint("purge.marked")
+    failpoint("purge.committed")
     for file in leaving.files:
         spool.remove(root, file.path)
+        failpoint("purge.removed")
     log.info("files purged", version=leaving.version_id, files=len(leaving.files), why=why)
     return Purged(1, len(leaving.files), leaving.size_bytes)
 

@@ -14,6 +14,7 @@ from dicomnode.db import audit, intake, quarantine, studies
 from dicomnode.db.session import Database, now
 from dicomnode.domain.study import InstanceHeader
 from dicomnode.errors import DatabaseUnavailable, SpoolFileMissing, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.flow.pressure import BackPressure
 from dicomnode.log import get_logger
 from dicomnode.metrics import ASSOCIATIONS_REJECTED, BYTES_RECEIVED, INSTANCES_RECEIVED
@@ -52,6 +53,7 @@ class Reception:
         if mismatch := _mismatch(request, header):
             return self._quarantine(request, Status.DATA_SET_DOES_NOT_MATCH, mismatch)
         self._pressure.check_queue(header.study_instance_uid)
+        failpoint("receive.walked")
         self._keep(request, header)
         BYTES_RECEIVED.labels(request.calling_ae_title).inc(len(request.dataset))
         return StoreAnswer(Status.SUCCESS, "")
@@ -67,6 +69,7 @@ class Reception:
         content = f"{sha256}{request.transfer_syntax_uid}{seen.purges or ''}"
         name = spool.instance_name(header.study_instance_uid, header.sop_instance_uid, content)
         size = self._write(request, name)
+        failpoint("receive.stored")
         file = studies.StoredFile(name, size, sha256)
         sender = studies.Sender(request.calling_ae_title, request.calling_address)
         self._add_row(header, file, sender, seen.purges)
@@ -84,9 +87,11 @@ class Reception:
                     studies.add_instance(session, header, file, sender, now(session))
                     if intake.seen(session, header, file.sha256).purges != purges:
                         raise SpoolFileMissing(f"{header.sop_instance_uid} was purged while it was received again")
+                    failpoint("receive.flushed")
             except IntegrityError as exc:
                 log.info("two receivers at one row", error=str(exc.orig))
             else:
+                failpoint("receive.committed")
                 return
         raise DatabaseUnavailable(f"{RACES} attempts to add {header.sop_instance_uid} met another receiver")
 
@@ -111,6 +116,7 @@ class Reception:
                 reason=reason,
                 at=now(session),
             )
+        failpoint("receive.quarantined")
         log.warning("object quarantined", sender=request.calling_ae_title, status=f"0x{status:04X}", reason=reason)
         return StoreAnswer(status, reason)
 

@@ -17,6 +17,7 @@ from dicomnode.domain.lifecycle import Event, State
 from dicomnode.domain.study import derived_uid
 from dicomnode.engine import Queue
 from dicomnode.evidence import Case, NodeIdentity, Predecessor, encoded, find_encoders
+from dicomnode.failpoint import failpoint
 from dicomnode.flow import route
 from dicomnode.flow.finish import finish_version
 from dicomnode.log import get_logger
@@ -41,6 +42,7 @@ class Report:
         case = self._case(version_id)
         if case is None:
             return
+        failpoint("report.read")
         objects = [self._keep(case, encoder.name, ds) for encoder in self._encoders for ds in encoder.encode(case)]
         with self._database.write() as session:
             moment = now(session)
@@ -56,6 +58,8 @@ class Report:
             for destination in sorted(rounds):
                 self._queue.add_round(session, destination, f"version/{version_id}/{moment.isoformat()}")
             finish_version(session, version_id, moment)
+            failpoint("report.enqueued")
+        failpoint("report.committed")
         log.info("study reported", version=version_id, objects=len(objects))
 
     def _route(self, session: Session, version_id: int, moment: datetime) -> list[str]:
@@ -98,16 +102,21 @@ class Report:
 
     def _keep(self, case: Case, encoder: str, ds: Dataset) -> results.Evidence:
         content = encoded(ds)
+        failpoint("report.encoded")
         uid = str(ds.SOPInstanceUID)
-        name = f"{spool.EVIDENCE}/{hashlib.sha256(case.version_uid.encode()).hexdigest()[:32]}/{uid}.dcm"
+        digest = hashlib.sha256(content).hexdigest()
+        # the content is in the name: a worker that was thought dead can never change the bytes under a row
+        folder = hashlib.sha256(case.version_uid.encode()).hexdigest()[:32]
+        name = f"{spool.EVIDENCE}/{folder}/{uid}-{digest[:16]}.dcm"
         spool.keep(self._root, spool.stage(self._root, (content,)), name)
+        failpoint("report.kept")
         return results.Evidence(
             encoder=encoder,
             sop_class_uid=str(ds.SOPClassUID),
             sop_instance_uid=uid,
             series_instance_uid=str(ds.SeriesInstanceUID),
             description=str(ds.get("SeriesDescription", "")),
-            file=studies.StoredFile(name, len(content), hashlib.sha256(content).hexdigest()),
+            file=studies.StoredFile(name, len(content), digest),
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from dicomnode.config import AnalysisSettings
 from dicomnode.domain.findings import AnomalyFinding, BundleResult, Code, Finding, Prediction
 from dicomnode.errors import UnreadableImage, UnsuitableInput
+from dicomnode.failpoint import failpoint
 from dicomnode.inference.anomaly import percentile
 from dicomnode.inference.batcher import Answer, Batcher, Run
 from dicomnode.inference.bundle import Bundle
@@ -127,6 +128,7 @@ class Analyzer:
             inputs, refused = self._inputs(path, bundles)
             answers[path] = refused
             waiting.append((path, batcher.submit(inputs)))
+        failpoint("analyze.decoded")
         for path, future in waiting:
             answers[path] |= future.result()
         return answers

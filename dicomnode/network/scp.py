@@ -27,6 +27,7 @@ from pynetdicom.sop_class import _NON_PATIENT_OBJECT_CLASSES, _STORAGE_CLASSES
 
 from dicomnode.config import PeerSettings, ReceiverSettings
 from dicomnode.errors import ConfigError, Permanent, Transient, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.network.access import Rejection, admission, printable, rejection
 from dicomnode.network.commitment import STORAGE_COMMITMENT, Commitment, answer
@@ -91,12 +92,14 @@ class StorageSCP:
         on_store: Callable[[StoreRequest], StoreAnswer],
         on_rejected: Callable[[Rejection], None],
         on_commitment: Callable[[Commitment], bool] | None = None,
+        on_n_action: Callable[[evt.Event], tuple[int, Dataset | None]] | None = None,
     ) -> None:
         self._settings = settings
         self._peers = peers
         self._on_store = on_store
         self._on_rejected = on_rejected
         self._on_commitment = on_commitment
+        self._on_n_action = on_n_action
         self._ae = ApplicationEntity(ae_title)
         self._ae.maximum_pdu_size = settings.max_pdu_bytes
         self._ae.maximum_associations = 1 << 30  # counted here, where an idle connection does not count
@@ -125,6 +128,8 @@ class StorageSCP:
             (evt.EVT_C_ECHO, self._on_c_echo),
             (evt.EVT_N_EVENT_REPORT, self._on_event_report),
         ]
+        if self._on_n_action is not None:
+            handlers.append((evt.EVT_N_ACTION, self._on_n_action))
         address = (self._settings.host, self._settings.port)
         try:
             server = self._ae.make_server(address, evt_handlers=handlers, server_class=Server)
@@ -206,7 +211,12 @@ class StorageSCP:
         syntaxes: dict[str, dict[UID, None]] = {}
         for proposed in assoc.requestor.requested_contexts:
             uid = str(proposed.abstract_syntax)
-            if uid == VERIFICATION or is_storage(uid, accept_unknown=self._settings.accept_unknown_sop_classes):
+            is_commitment = uid == STORAGE_COMMITMENT and self._on_n_action is not None and not _reports(assoc)
+            if (
+                uid == VERIFICATION
+                or is_commitment
+                or is_storage(uid, accept_unknown=self._settings.accept_unknown_sop_classes)
+            ):
                 syntaxes.setdefault(uid, {}).update(dict.fromkeys(proposed.transfer_syntax))
         contexts = []
         for uid, transfer_syntaxes in syntaxes.items():
@@ -218,8 +228,7 @@ class StorageSCP:
 
     def _commitment_contexts(self, assoc: Association) -> list[PresentationContext]:
         """Return Storage Commitment for a requestor that is its SCP: it reports what we asked for. PS3.4 J.3.3."""
-        role = assoc.requestor.role_selection.get(UID(STORAGE_COMMITMENT))
-        if self._on_commitment is None or role is None or not role.scp_role:
+        if self._on_commitment is None or not _reports(assoc):
             return []
         context = PresentationContext()
         context.abstract_syntax = UID(STORAGE_COMMITMENT)
@@ -274,6 +283,7 @@ class StorageSCP:
             response.ErrorComment = printable(answer.comment, MAX_COMMENT_LENGTH).replace("\\", "/").strip()
         if judged.is_altered:
             response.AffectedSOPClassUID = response.AffectedSOPInstanceUID = ""
+        failpoint("receive.answering")
         return response
 
     def _answer(self, event: evt.Event, request: C_STORE, session: Session, sop_instance_uid: str) -> StoreAnswer:
@@ -312,6 +322,12 @@ class StorageSCP:
             self._on_rejected(rejected)
         except Exception:
             log.exception("a rejection was not recorded")
+
+
+def _reports(assoc: Association) -> bool:
+    """Return whether the requestor is the SCP of storage commitment: it calls to report what it was asked."""
+    role = assoc.requestor.role_selection.get(UID(STORAGE_COMMITMENT))
+    return role is not None and bool(role.scp_role)
 
 
 def _session(assoc: Association) -> Session:

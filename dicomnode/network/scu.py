@@ -30,6 +30,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from dicomnode.config import DeliverySettings, PeerSettings
 from dicomnode.domain.study import is_uid
 from dicomnode.errors import NothingAccepted, PeerRefused, PeerUnavailable, UnreadableObject
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 from dicomnode.network.access import printable
 from dicomnode.network.status import Outcome, Status, classify, describe
@@ -177,7 +178,7 @@ def connect(
     Raises `PeerUnavailable` or `PeerRefused` if it cannot be opened, `NothingAccepted` if the peer takes nothing of it.
     """
     ours = [(uid, syntax) for uid in (VERIFICATION, *RESULT_SOP_CLASSES) for syntax in sorted(CONVERTIBLE)]
-    assoc = _associate(peer, calling_ae_title, settings, _proposed([*contexts, *ours]), handlers)
+    assoc = associate(peer, calling_ae_title, settings, _proposed([*contexts, *ours]), handlers)
     try:
         yield Line(assoc, peer)
     finally:
@@ -203,7 +204,7 @@ def send(
     for number, batch in enumerate(_batches(items)):
         if not lost:
             try:
-                assoc = _associate(peer, calling_ae_title, settings, _proposed(item.context for item in batch))
+                assoc = associate(peer, calling_ae_title, settings, _proposed(item.context for item in batch))
             except (PeerUnavailable, PeerRefused) as exc:
                 if number == 0:
                     raise
@@ -244,7 +245,7 @@ class _Requestor(ApplicationEntity):
         return wrapper
 
 
-def _associate(
+def associate(
     peer: PeerSettings,
     calling_ae_title: str,
     settings: DeliverySettings,
@@ -270,6 +271,7 @@ def _associate(
     except OSError as exc:
         raise PeerUnavailable(f"{_name(peer)}: {exc.strerror or exc}") from exc
     if assoc.is_established:
+        failpoint("send.connected")
         return assoc
     if ae.line is not None:
         ae.line.close()
@@ -357,6 +359,7 @@ def _store(assoc: Association, item: Item, peer: PeerSettings, message_id: int) 
         response = assoc.send_c_store(item.path if is_raw else _dataset(item), msg_id=message_id)
     except Exception as exc:  # noqa: BLE001  a file that pydicom cannot read or write again must not end the others
         return item.result(Outcome.REFUSED, f"unreadable: {type(exc).__name__}: {printable(str(exc), 200)}")
+    failpoint("send.answered")
     ms = 1000 * (time.perf_counter() - began)
     if "Status" not in response:
         return item.result(Outcome.UNAVAILABLE, f"{_name(peer)} did not answer C-STORE", ms=ms)

@@ -91,7 +91,7 @@ def _blur(batch: Tensor, how: Augmentation, generator: Generator) -> Tensor:
 
 
 def _reduce(batch: Tensor, how: Augmentation, generator: Generator) -> Tensor:
-    """Reduce some images to a side between `lowest_side` and their own (even in its logarithm) and enlarge them again."""
+    """Reduce some images to a side between `lowest_side` and their own (even in its log) and enlarge them again."""
     side = batch.shape[-1]
     chosen = _uniform(batch, 0, 1, generator).flatten() < how.low_resolution
     octaves = math.log(max(side / how.lowest_side, 1))

@@ -33,10 +33,16 @@ def queue(database):
 class Worker:
     """An engine in this process whose steps note what they were given."""
 
-    def __init__(self, url, executor_id="worker-1", analyze=lambda version_id: True, shadow=lambda version_id: None):
+    def __init__(
+        self,
+        url,
+        executor_id="worker-1",
+        analyze=lambda version_id: True,
+        concurrency=4,
+        shadow=lambda version_id: None,
+    ):
         self.analyzed, self.reported, self.given_up = [], [], []
-        self._analyze = analyze
-        self._shadow = shadow
+        self._analyze, self._concurrency, self._shadow = analyze, concurrency, shadow
         self.engine = engine.Engine(url, executor_id)
 
     def __enter__(self):
@@ -44,7 +50,7 @@ class Worker:
             engine.StudySteps(
                 self.analyze, self.reported.append, lambda v, why: self.given_up.append((v, why)), self._shadow
             ),
-            concurrency=4,
+            concurrency=self._concurrency,
         )
         return self
 
