@@ -1,5 +1,6 @@
 """Sweep: twice a second, what time has made due is found in the rows and put on the engine's queues."""
 
+import math
 import threading
 import time
 from datetime import timedelta
@@ -39,13 +40,15 @@ class Reaper:
         self._engine = engine
         self._settings = settings
         self._last: float | None = None
-        self._trusted_from = 0.0
+        self._trusted_from = -math.inf
         self._next_retention = 0.0
 
     def run(self, moment_s: float) -> None:
         """Do what is due at `moment_s`, a monotonic clock; nothing where another process leads."""
-        if self._last is not None and moment_s - self._last > processes.SILENT_AFTER_S / 2:
-            self._trusted_from = moment_s + processes.SILENT_AFTER_S
+        silent_s = processes.SILENT_AFTER_S
+        paused = self._last is not None and moment_s - self._last > silent_s
+        if paused and moment_s > self._trusted_from + silent_s:  # not again and again on a machine that only crawls
+            self._trusted_from = moment_s + silent_s
         self._last = moment_s
         with self._database.read() as session:
             living = processes.alive(session, now(session))

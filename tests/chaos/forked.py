@@ -79,7 +79,11 @@ class ForkedNode(RunningNode):
             time.sleep(0.05)
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:  # it holds nothing any more
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process = None
