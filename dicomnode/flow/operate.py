@@ -15,6 +15,7 @@ from dicomnode.db.session import Database, now
 from dicomnode.db.tables import Delivery, EvidenceObject
 from dicomnode.domain.lifecycle import DeliveryState, Event, Stage, State
 from dicomnode.engine import Queue
+from dicomnode.errors import LifecycleError
 from dicomnode.flow import close
 from dicomnode.log import get_logger
 
@@ -65,6 +66,8 @@ def reanalyze(database: Database, queue: Queue, study_instance_uid: str, actor: 
             return _reanalyze(session, queue, study_instance_uid, actor)
     except IntegrityError:
         return Done(False, "an image arrived at this moment: a new version is open already")
+    except LifecycleError as exc:
+        return Done(False, str(exc))
 
 
 def _reanalyze(session: Session, queue: Queue, study_instance_uid: str, actor: str) -> Done:
@@ -78,7 +81,7 @@ def _reanalyze(session: Session, queue: Queue, study_instance_uid: str, actor: s
     moment = now(session)
     opened = studies.begin_version(session, study.id, study_instance_uid, newest.source_ae_title, moment, actor=actor)
     if not studies.close(session, opened, moment, f"analysis again, {BY_HAND}", actor=actor):
-        raise AssertionError("a version that was opened in this transaction can be closed")
+        raise LifecycleError("an older version is being analyzed at this moment; try again when that has ended")
     close.enqueue(session, queue, opened)
     return Done(True, f"version {opened.number} with {opened.instance_count} images is queued")
 
