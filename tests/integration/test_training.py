@@ -237,7 +237,7 @@ def test_a_process_killed_while_it_writes_its_checkpoint_goes_on(
 SHAPES = """
 [architecture]
 name = "vgg"
-parameters = { outputs = 3, channels = [4, 8], convolutions = [1, 1] }
+parameters = { outputs = 3, channels = [8, 16, 16], convolutions = [1, 1, 1] }
 [classifier]
 ignored = ["plain"]
 [[classifier.classes]]
@@ -269,7 +269,7 @@ def own_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_of_own_images_becomes_a_bundle_of_exclusive_classes(own_images: Path, tmp_path: Path) -> None:
-    common = COMMON.replace('set = "kermany"', 'set = "folder"').replace("epochs = 3", "epochs = 10")
+    common = COMMON.replace('set = "kermany"', 'set = "folder"').replace("epochs = 3", "epochs = 30")
     found = train_bundle(write_recipe(tmp_path / "shapes", SHAPES, common), own_images, lambda *_: None, lambda _: None)
     output = found.manifest.classifier
     assert output is not None
