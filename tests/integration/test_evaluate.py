@@ -36,6 +36,10 @@ def same(found: Any, expected: Any) -> None:
     if isinstance(expected, dict):
         for key, value in expected.items():
             same(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
     else:
         assert found == pytest.approx(expected, abs=LAST_DECIMAL)
 

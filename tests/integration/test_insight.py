@@ -1,5 +1,6 @@
 """Explanations and codes through the analyze step: durable, once, never in the way; and what the commands show."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -10,7 +11,7 @@ from PIL import Image
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from dicomnode import spool
+from dicomnode import engine, spool
 from dicomnode.cli.app import app
 from dicomnode.config import AnalysisSettings
 from dicomnode.db import explanations, results, studies
@@ -20,6 +21,7 @@ from dicomnode.domain.lifecycle import Event, State
 from dicomnode.domain.study import InstanceHeader
 from dicomnode.errors import ConfigError
 from dicomnode.flow.analyze import Analysis
+from dicomnode.flow.bundles import BundleSet, BundlesInUse, OpenSet
 from dicomnode.inference import bundle as bundles
 from dicomnode.inference.predict import Analyzer
 from tests.bundles import manifest_values, write_bundle, write_radiograph
@@ -61,8 +63,12 @@ def receive(database, root, study, number=1, seed=0):
 
 def analyze(database, root, loaded, version_id, **settings):
     analysis_settings = AnalysisSettings(**settings)
-    with Analyzer(loaded, analysis_settings) as analyzer:
-        return Analysis(database, root, analyzer, analysis_settings).analyze(version_id)
+    engine.create_tables(database.url)
+    with contextlib.ExitStack() as stack:
+        queue = stack.enter_context(contextlib.closing(engine.Queue(database.url)))
+        opened = OpenSet(BundleSet(tuple(loaded)), analysis_settings)
+        in_use = stack.enter_context(contextlib.closing(BundlesInUse(opened)))
+        return Analysis(database, root, queue, in_use, analysis_settings).analyze(version_id)
 
 
 def kept(database, version_id):

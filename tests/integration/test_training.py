@@ -277,7 +277,7 @@ def test_a_folder_of_own_images_becomes_a_bundle_of_exclusive_classes(own_images
     assert output.calibration.method == "temperature"
     assert [c.label for c in output.classes] == ["disc", "ring"]
     assert found.manifest.evaluation["test"].metrics["accuracy"].value > 0.8
-    assert "| ring |" in (found.folder / "CARD.md").read_text()
+    assert "Operating point: ring from probability" in (found.folder / "CARD.md").read_text()
 
 
 def test_a_recipe_whose_classes_are_not_the_folders_is_refused(own_images: Path, tmp_path: Path) -> None:
