@@ -53,6 +53,10 @@ class StudySteps:
     shadow: Callable[[int], None] = lambda _: None
 
 
+class RecordedError(Exception):
+    """What a step raised in a process that is gone; its text begins with the name of the class."""
+
+
 class JSONSerializer(Serializer):
     """JSON instead of DBOS's default, which is pickle in the database."""
 
@@ -67,10 +71,10 @@ class JSONSerializer(Serializer):
         return json.dumps(data)
 
     def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805  named so by DBOS
-        """Return what `serialize` was given, an exception as `RuntimeError`."""
+        """Return what `serialize` was given, an exception as `RecordedError`."""
         data = json.loads(serialized_data)
         if isinstance(data, dict) and "__error__" in data:
-            return RuntimeError(f"{data['__error__']}: {data['message']}")
+            return RecordedError(f"{data['__error__']}: {data['message']}")
         return data
 
 
@@ -99,11 +103,15 @@ class Queue:
         options["queue_partition_key"] = destination
         self._client.enqueue_in_transaction(session, options, destination)
 
+    def rounds(self, session: Session) -> set[str]:
+        """Return the destinations with a round that waits or runs; literals for the same reason as in `holders`."""
+        query = f"SELECT DISTINCT queue_partition_key FROM {_table(session)} WHERE queue_name = '{DELIVERY_QUEUE}'"  # noqa: S608
+        return set(session.scalars(text(f"{query} AND status IN ('ENQUEUED', 'PENDING')")))
+
     def set_priority(self, session: Session, version_uid: str, run: int, priority: int) -> bool:
         """Change the place of a queued study, 1 the first; `False` where it is not waiting (any more)."""
-        table = "dbos.workflow_status" if session.get_bind().dialect.name == "postgresql" else "workflow_status"
         statement = text(
-            f"UPDATE {table} SET priority = :priority WHERE workflow_uuid = :id AND status = 'ENQUEUED'"  # noqa: S608
+            f"UPDATE {_table(session)} SET priority = :priority WHERE workflow_uuid = :id AND status = 'ENQUEUED'"  # noqa: S608
         )
         changed = session.connection().execute(statement, {"priority": priority, "id": _study_id(version_uid, run)})
         return changed.rowcount == 1
@@ -167,8 +175,9 @@ class Engine:
 
         The status is a literal: with a parameter SQLite cannot use the engine's partial index and reads every workflow.
         """
-        table = "workflow_status" if session.get_bind().dialect.name == "sqlite" else "dbos.workflow_status"
-        query = f"SELECT DISTINCT executor_id FROM {table} WHERE status = 'PENDING' AND executor_id IS NOT NULL"  # noqa: S608
+        query = (
+            f"SELECT DISTINCT executor_id FROM {_table(session)} WHERE status = 'PENDING' AND executor_id IS NOT NULL"  # noqa: S608
+        )
         return set(session.scalars(text(query)))
 
     def take_over(self, lost: Iterable[str]) -> int:
@@ -198,6 +207,10 @@ def _options(workflow: str, queue: str, workflow_id: str) -> EnqueueOptions:
         "workflow_id": workflow_id,
         "serialization_type": PORTABLE,
     }
+
+
+def _table(session: Session) -> str:
+    return "workflow_status" if session.get_bind().dialect.name == "sqlite" else "dbos.workflow_status"
 
 
 def _study_id(version_uid: str, run: int) -> str:
@@ -263,6 +276,8 @@ def _in_words(error: BaseException) -> str:
     inner = getattr(error, "errors", None)
     if isinstance(inner, list) and inner:
         error = inner[-1]
+    if isinstance(error, RecordedError):
+        return str(error)
     return f"{type(error).__name__}: {error}"[:2000]
 
 

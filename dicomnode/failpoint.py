@@ -42,6 +42,7 @@ NAMES = (
     "give_up.committed",
     "deliver.read",
     "send.connected",
+    "choose.chosen",
     "send.answered",
     "deliver.sent",
     "settle.written",

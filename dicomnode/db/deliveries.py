@@ -5,9 +5,9 @@ One process at a time serves a destination: its row is the lease, `served_by` th
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, case, exists, func, or_, select, update
+from sqlalchemy import case, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -28,7 +28,6 @@ from dicomnode.domain.lifecycle import CircuitState, DeliveryState, Stage
 from dicomnode.domain.patience import Circuit
 
 TO_SEND = (DeliveryState.DUE, DeliveryState.WAITING)
-STALLED_AFTER = timedelta(seconds=180)
 LONGEST_ERROR = 2000
 
 
@@ -81,7 +80,7 @@ def know(session: Session, names: Iterable[str]) -> None:
 
 
 def to_serve(session: Session, at: datetime) -> list[str]:
-    """Return the destinations that have something to do now and nobody who does it; a paused one waits."""
+    """Return the destinations that have something to do now, by name; a paused one waits."""
     waits = exists().where(
         Delivery.destination == Destination.name,
         Delivery.state.in_((*TO_SEND, DeliveryState.UNCOMMITTED)),
@@ -90,7 +89,6 @@ def to_serve(session: Session, at: datetime) -> list[str]:
         Pause.stage == Stage.DELIVER, Pause.destination.in_([EVERYWHERE, Destination.name])
     )
     query = select(Destination.name).where(
-        _is_free(at),
         ~paused.exists(),
         or_(Destination.next_probe_at.is_(None), Destination.next_probe_at <= at),
         or_(
@@ -99,17 +97,6 @@ def to_serve(session: Session, at: datetime) -> list[str]:
         ),
     )
     return list(session.scalars(query.order_by(Destination.name)))
-
-
-def promise(session: Session, name: str, at: datetime) -> bool:
-    """Note that a round to a destination was ordered; `False` where another did so meanwhile."""
-    return (
-        changed_rows(session, update(Destination).where(Destination.name == name, _is_free(at)).values(busy_at=at)) == 1
-    )
-
-
-def _is_free(at: datetime) -> ColumnElement[bool]:
-    return or_(Destination.busy_at.is_(None), Destination.busy_at < at - STALLED_AFTER)
 
 
 def lock(session: Session, name: str) -> Destination | None:

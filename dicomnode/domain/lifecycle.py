@@ -56,6 +56,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (S.ANALYZING, E.NO_MODEL): S.SKIPPED,
         (S.REPORTING, E.REPORTED): S.DELIVERING,
         (S.DELIVERING, E.DELIVERED): S.DONE,
+        (S.QUEUED, E.GAVE_UP): S.FAILED,
         (S.ANALYZING, E.GAVE_UP): S.FAILED,
         (S.REPORTING, E.GAVE_UP): S.FAILED,
         (S.DELIVERING, E.GAVE_UP): S.FAILED,

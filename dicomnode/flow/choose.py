@@ -13,6 +13,7 @@ from dicomnode import spool
 from dicomnode.db import deliveries, studies
 from dicomnode.db.deliveries import Due, StoredObject
 from dicomnode.db.session import Database, now
+from dicomnode.failpoint import failpoint
 from dicomnode.log import get_logger
 
 log = get_logger(__name__)
@@ -44,6 +45,7 @@ class Choice:
             if row is not None and row.accepts != list(peer.takes):
                 row.accepts = list(peer.takes)
             deliveries.choose(session, {one.delivery_id: one.content.object_id for one in chosen if not one.is_chosen})
+        failpoint("choose.chosen")
         return chosen
 
     def _fitting(self, peer: Accepting, due: Due) -> StoredObject:

@@ -276,13 +276,15 @@ def limits(settings: DeliverySettings) -> Limits:
 
 
 def order_rounds(database: Database, queue: Queue) -> int:
-    """Order a round to each destination that has something to do now; return how many."""
+    """Order a round to each destination that has something to do now and none on the queue; return how many."""
     with database.read() as session:
-        if not deliveries.to_serve(session, now(session)):
+        if not set(deliveries.to_serve(session, now(session))) - queue.rounds(session):
             return 0
     with database.write() as session:
         moment = now(session)
-        names = [name for name in deliveries.to_serve(session, moment) if deliveries.promise(session, name, moment)]
+        found = [name for name in deliveries.to_serve(session, moment) if deliveries.lock(session, name)]
+        ordered = queue.rounds(session)  # read under the locks: another process may sweep too
+        names = [name for name in found if name not in ordered]
         for name in names:
             queue.add_round(session, name, f"sweep/{moment.isoformat()}")
         failpoint("rounds.ordered")

@@ -55,7 +55,7 @@ class Report:
                 due = results.add_evidence(session, version_id, evidence, wanted, moment)
                 rounds.update(delivery.destination for delivery in due)
             deliveries.know(session, sorted(rounds))
-            for destination in sorted(rounds):
+            for destination in sorted(rounds - self._queue.rounds(session)):  # one round does all
                 self._queue.add_round(session, destination, f"version/{version_id}/{moment.isoformat()}")
             finish_version(session, version_id, moment)
             failpoint("report.enqueued")

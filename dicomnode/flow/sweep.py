@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from dicomnode.config import Settings
 from dicomnode.db import processes
@@ -18,6 +18,7 @@ from dicomnode.log import get_logger
 
 log = get_logger(__name__)
 RETENTION_INTERVAL_S = 3600.0
+JUMP_S = processes.SILENT_AFTER_S / 2
 
 
 def sweep(database: Database, queue: Queue, settings: Settings) -> None:
@@ -30,8 +31,8 @@ def sweep(database: Database, queue: Queue, settings: Settings) -> None:
 class Reaper:
     """What one process does for all: it gives lost work back to its queue, and removes what the engine need not keep.
 
-    After a pause of its own (the database was away, the host slept) nobody is called silent until everybody had the
-    time to be heard again.
+    After a pause of its own (the database was away, the host slept) and after a jump of the database's clock nobody is
+    called silent until everybody had the time to be heard again.
     """
 
     def __init__(self, database: Database, queue: Queue, engine: Engine, settings: Settings) -> None:
@@ -39,19 +40,16 @@ class Reaper:
         self._queue = queue
         self._engine = engine
         self._settings = settings
-        self._last: float | None = None
+        self._last: tuple[float, datetime] | None = None
         self._trusted_from = -math.inf
         self._next_retention = 0.0
 
     def run(self, moment_s: float) -> None:
         """Do what is due at `moment_s`, a monotonic clock; nothing where another process leads."""
-        silent_s = processes.SILENT_AFTER_S
-        paused = self._last is not None and moment_s - self._last > silent_s
-        if paused and moment_s > self._trusted_from + silent_s:  # not again and again on a machine that only crawls
-            self._trusted_from = moment_s + silent_s
-        self._last = moment_s
         with self._database.read() as session:
-            living = processes.alive(session, now(session))
+            at = now(session)
+            self._distrust(moment_s, at)
+            living = processes.alive(session, at)
             if processes.leader(living) != self._engine.executor_id:
                 return
             known = {self._engine.executor_id, *(process.executor_id for process in living)}
@@ -61,6 +59,17 @@ class Reaper:
         if moment_s >= self._next_retention:
             self._next_retention = moment_s + RETENTION_INTERVAL_S
             self._remove_finished()
+
+    def _distrust(self, moment_s: float, at: datetime) -> None:
+        """Begin a time in which nobody is called silent, where heartbeats may look older than they are."""
+        silent_s = processes.SILENT_AFTER_S
+        if self._last is not None:
+            last_s, last_at = self._last
+            paused, jumped = moment_s - last_s, (at - last_at).total_seconds() - (moment_s - last_s)
+            was_heard = moment_s > self._trusted_from + silent_s  # not again and again on a machine that only crawls
+            if jumped > JUMP_S or (paused > silent_s and was_heard):
+                self._trusted_from = moment_s + silent_s
+        self._last = moment_s, at
 
     def _remove_finished(self) -> None:
         with self._database.read() as session:

@@ -47,6 +47,7 @@ class Forked:
 
     @staticmethod
     def _run(folder: Path, role: str, executor_id: str, read_end: int, write_end: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the supervisor's handler would swallow it
         os.setsid()
         os.dup2(read_end, 0)
         for descriptor in (write_end, *Forked.write_ends):  # or a dead supervisor's pipe would stay open in us

@@ -16,7 +16,8 @@ from dicomnode.demo import modality
 from dicomnode.domain.lifecycle import State
 from dicomnode.flow.receive import Reception
 from dicomnode.flow.vouch import Vouching
-from dicomnode.network.commitment_scp import STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, CommitmentSCP
+from dicomnode.network.commitment import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from dicomnode.network.commitment_scp import CommitmentSCP
 from dicomnode.network.scp import StorageSCP
 from tests.chaos.ledger import study_images
 from tests.hospital import free_port
@@ -49,7 +50,7 @@ class Sender:
         role = build_role(STORAGE_COMMITMENT, scu_role=True)
         assoc = ae.associate("127.0.0.1", port, ae_title="DICOMNODE", ext_neg=[role], evt_handlers=handlers)
         assert assoc.is_established
-        rsp, _ = assoc.send_n_action(information, action, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE)
+        rsp, _ = assoc.send_n_action(information, action, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE)
         answer = self.told.get(timeout=60) if waits else None
         assoc.release()
         return rsp.Status, answer, information.TransactionUID
@@ -79,7 +80,9 @@ class Node:
         vouching = Vouching(self.database, folder, self.peers)
         commitment = CommitmentSCP("DICOMNODE", self.peers, config.DeliverySettings(), vouching.judge)
         reception = Reception(self.database, folder, settings)
-        scp = StorageSCP(settings, "DICOMNODE", self.peers, reception.store, reception.rejected, commitment.on_n_action)
+        scp = StorageSCP(
+            settings, "DICOMNODE", self.peers, reception.store, reception.rejected, on_n_action=commitment.on_n_action
+        )
         scp.start()
         stack.callback(scp.stop)
 

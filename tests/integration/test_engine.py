@@ -159,6 +159,25 @@ def test_looking_for_running_work_reads_no_workflow_that_is_done(tmp_path):
     assert "idx_workflow_status_pending" in str(plan)
 
 
+def test_rounds_that_wait_or_run_are_known_and_looked_up_by_the_index(database, queue):
+    with database.write() as session:
+        queue.add_round(session, "pacs", "1")
+        queue.add_study(session, "2.25.1", 1, 1)
+    with database.read() as session:
+        assert queue.rounds(session) == {"pacs"}
+        if database.dialect == "sqlite":
+            query = "SELECT DISTINCT queue_partition_key FROM workflow_status WHERE queue_name = 'delivery'"
+            plan = session.execute(text(f"EXPLAIN QUERY PLAN {query} AND status IN ('ENQUEUED', 'PENDING')")).all()
+            assert "USING" in str(plan)
+            assert "queue_name=?" in str(plan)
+
+
+def test_error_that_a_dead_process_recorded_keeps_its_name():
+    json = engine.JSONSerializer()
+    recorded = json.deserialize(json.serialize(UnreadableImage("pixel data ends early")))
+    assert engine._in_words(recorded) == "UnreadableImage: pixel data ends early"
+
+
 def test_nothing_in_the_engine_is_pickled(database, queue):
     with Worker(database.url) as worker:
         with database.write() as session:

@@ -25,6 +25,7 @@ from dicomnode.demo.pacs import DemoPACS
 from dicomnode.domain.lifecycle import Event, State
 from dicomnode.domain.study import InstanceHeader
 from dicomnode.errors import DatabaseUnavailable
+from dicomnode.flow import sweep
 from dicomnode.flow.close import close_quiet_studies, force_close
 from dicomnode.flow.sweep import Reaper
 from tests.bundles import manifest_values, write_bundle
@@ -286,6 +287,28 @@ def test_one_process_reaps_and_not_before_everybody_could_be_heard_after_a_pause
     for moment_s in (107.0, 110.5):
         reapers[0].run(moment_s)
     assert len(elder.asked) == 3
+
+
+def test_jump_of_the_database_clock_makes_nobody_silent(database, monkeypatch):
+    with database.write() as session:
+        at = now(session)
+        for executor_id, role in (("elder", "deliver"), ("busy", "analyze")):
+            session.add(Heartbeat(executor_id=executor_id, role=role, host="h", pid=1, started_at=at, seen_at=at))
+    noting = Noting("elder")
+    reaper = Reaper(database, noting, noting, config.Settings())
+    clock = [at]
+    monkeypatch.setattr(sweep, "now", lambda _session: clock[0])
+    reaper.run(1.0)
+    assert len(noting.asked) == 1
+    clock[0] = at + timedelta(hours=1)
+    with database.write() as session:  # the one that reaps was heard since, the other not yet
+        processes.beat(session, executor_id="elder", role="deliver", host="h", pid=1, at=clock[0])
+    for moment_s in (1.5, 6.0):
+        reaper.run(moment_s)
+    assert len(noting.asked) == 1
+    clock[0] += timedelta(seconds=8)
+    reaper.run(12.0)
+    assert len(noting.asked) == 2
 
 
 class Host:

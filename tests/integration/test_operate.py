@@ -11,10 +11,11 @@ from dicomnode.config import AnalysisSettings
 from dicomnode.db import deadletters, pauses, results, studies
 from dicomnode.domain.lifecycle import DeliveryState, Stage, State
 from dicomnode.flow import operate
-from dicomnode.flow.analyze import Analysis
+from dicomnode.flow.analyze import Analysis, give_up
 from dicomnode.flow.bundles import BundleSet, BundlesInUse, OpenSet
 from dicomnode.flow.close import force_close
 from dicomnode.flow.deliver import order_rounds
+from dicomnode.inference.predict import Examined
 from tests import rows
 from tests.hospital import wait_for
 from tests.rows import T0
@@ -150,13 +151,14 @@ class Step:
 
     def __init__(self, database, queue, folder):
         opened = OpenSet(BundleSet(active=()), AnalysisSettings())
+        self.close = opened.close
         opened.analyzer = self
         self.analysis = Analysis(database, folder, queue, BundlesInUse(opened), AnalysisSettings())
         self.seen, self.answers = [], []
 
-    def analyze(self, instances):
+    def examine(self, instances):
         self.seen.append(instances)
-        return ()
+        return Examined((), ())
 
     def run(self, version_id):
         thread = threading.Thread(target=lambda: self.answers.append(self.analysis.analyze(version_id)))
@@ -167,7 +169,8 @@ class Step:
 @pytest.fixture
 def step(database, queue, tmp_path):
     (tmp_path / "x").write_bytes(b"")
-    return Step(database, queue, tmp_path)
+    with contextlib.closing(Step(database, queue, tmp_path)) as step:
+        yield step
 
 
 def test_paused_analysis_leaves_the_study_queued_until_it_is_resumed(database, step):
@@ -194,3 +197,11 @@ def test_process_that_ends_during_a_pause_queues_the_study_again(database, queue
     assert step.answers == [False]
     version = rows.version(database, version_id)
     assert (version.state, version.attempts, version.run) == (State.QUEUED, 0, 2)
+
+
+def test_analysis_that_never_began_is_given_up_from_the_queue(database):
+    version_id = rows.arrive(database)
+    rows.stand(database, version_id, State.QUEUED)
+    give_up(database, version_id, "DecoderUnavailable: no process can be started")
+    version = rows.version(database, version_id)
+    assert (version.state, version.reason) == (State.FAILED, "DecoderUnavailable: no process can be started")

@@ -23,8 +23,8 @@ def test_a_study_being_analyzed_is_not_replaced_under_the_worker():
         next_state(State.ANALYZING, Event.NEWER)
 
 
-def test_gave_up_leaves_the_three_working_states():
-    assert set(sources(Event.GAVE_UP)) == {State.ANALYZING, State.REPORTING, State.DELIVERING}
+def test_gave_up_leaves_every_state_in_which_the_workflow_has_a_version():
+    assert set(sources(Event.GAVE_UP)) == {State.QUEUED, State.ANALYZING, State.REPORTING, State.DELIVERING}
 
 
 def test_diagram_has_a_line_for_each_transition():
