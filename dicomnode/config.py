@@ -327,7 +327,10 @@ def _explain(error: ErrorDetails, file: Path) -> str:
         return f"{place}: {what}{_nearest(key, _known_keys(where[:-1]))}"
     if error["type"] == "missing":
         return f"{place}: is missing and has no default"
-    return f"{place} = {error['input']!r}: {error['msg']}"
+    shown = repr(error["input"])
+    if "://" in shown:  # may hold a password or a token
+        return f"{place}: {error['msg']}"
+    return f"{place} = {shown}: {error['msg']}"
 
 
 def _nearest(key: str, known: typing.Iterable[str]) -> str:

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import select, update
 
-from dicomnode.db import deliveries, results, studies
+from dicomnode.db import deliveries, explanations, results, studies
 from dicomnode.db.tables import AuditEvent, StudyVersion
+from dicomnode.domain.findings import BundleIdentity, BundleResult
 from dicomnode.domain.lifecycle import DeliveryState, Event, State
 from dicomnode.domain.study import InstanceHeader
 
@@ -55,6 +56,15 @@ def deliver(database, version_id, states, at=T0, number=1):
                 row.settled_at, row.dimse_status = at, 0xA900 if row.state == DeliveryState.DEAD else 0
                 row.error = "no" if row.state == DeliveryState.DEAD else ""
         return {row.destination: row.id for row in rows}
+
+
+def explain(database, version_id, path, at=T0):
+    """Add an analysis of a version with an explanation whose map is at `path`."""
+    bundle = BundleIdentity("b", "1", "classifier", "B", "d", "w", ())
+    kept = explanations.KeptExplanation("b", "mass", "1.2.3.1", "grad-cam", studies.StoredFile(path, 1, "e"), 1, 1, 1.0)
+    with database.write() as session:
+        results.add_results(session, version_id, (BundleResult(bundle),), None, at, 0.0)
+        explanations.add_explanations(session, version_id, [kept])
 
 
 def fail_in_delivery(database, version_id, at=T0):

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Queues: ls, pause, resume, retry.", no_args_is_help=True)
 MANY = 10_000
+_DELIVERY_COLUMNS = (
+    ("waiting", DeliveryState.WAITING),
+    ("running", DeliveryState.DUE),
+    ("uncommitted", DeliveryState.UNCOMMITTED),
+    ("failed", DeliveryState.DEAD),
+)
+_COLUMNS = ("stage", "destination", "waiting", "running", "uncommitted", "failed", "next_try")
 WhichStage = Annotated[Stage, typer.Argument(help="What to pause or resume.")]
 Destination = Annotated[str, typer.Option("--destination", "-d", help="Only deliveries to this [peers.NAME].")]
 
@@ -63,12 +70,11 @@ def _queues(session: "Session", settings: config.Settings) -> list[dict[str, Cel
     for name in sorted({*settings.destinations, *unsettled}):
         states = unsettled.get(name, {})
         row: dict[str, Cell] = {"stage": Stage.DELIVER, "destination": name}
-        for column, state in (("waiting", DeliveryState.WAITING), ("running", DeliveryState.DUE)):
+        for column, state in _DELIVERY_COLUMNS:
             row[column] = states[state][0] if state in states else 0
-        row["failed"] = states[DeliveryState.DEAD][0] if DeliveryState.DEAD in states else 0
         row["next_try"] = states[DeliveryState.WAITING][1] if DeliveryState.WAITING in states else None
         rows.append(row)
-    empty: dict[str, Cell] = dict.fromkeys(("stage", "destination", "waiting", "running", "failed", "next_try"))
+    empty: dict[str, Cell] = dict.fromkeys(_COLUMNS)
     everywhere = paused.get((Stage.DELIVER, ""), "")
     return [
         empty

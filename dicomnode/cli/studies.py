@@ -10,14 +10,14 @@ from dicomnode import config
 from dicomnode.cli.listing import AsJson, Cell, Config, print_json, show_rows
 from dicomnode.cli.operator import acted, actor, finish, opened, opened_with_queue
 from dicomnode.domain.findings import BundleResult
-from dicomnode.domain.lifecycle import State
+from dicomnode.domain.lifecycle import CircuitState, State
 from dicomnode.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from dicomnode.db.session import Database
-    from dicomnode.db.tables import Pause, StudyVersion
+    from dicomnode.db.tables import Destination, Pause, StudyVersion
     from dicomnode.engine import Queue
     from dicomnode.flow.operate import Done
 
@@ -28,7 +28,7 @@ StudyArgument = Annotated[str, typer.Argument(help="Study Instance UID, or the i
 
 def status(config_file: Config = None, as_json: AsJson = False) -> None:
     """Show the running processes, how many study versions stand where, and the last failures."""
-    from dicomnode.db import pauses, processes, studies
+    from dicomnode.db import deliveries, pauses, processes, studies
     from dicomnode.db.session import now
 
     with opened(config.load(config_file)) as database, database.read() as session:
@@ -43,6 +43,11 @@ def status(config_file: Config = None, as_json: AsJson = False) -> None:
         if not rows:
             rows.append({"what": "process", "value": "none is running: `dicomnode serve`"})
         rows += [{"what": "PAUSED", "value": pause_in_words(p)} for p in pauses.listed(session)]
+        rows += [
+            {"what": f"NOT REACHED: {d.name}", "value": circuit_in_words(d)}
+            for d in deliveries.destinations(session)
+            if d.state != CircuitState.CLOSED
+        ]
         rows += [{"what": f"studies {s}", "value": n} for s, n in studies.counts_by_state(session).items()]
         rows += [
             {"what": f"failed: study version {v.id}", "value": v.reason}
@@ -56,6 +61,13 @@ def pause_in_words(pause: "Pause") -> str:
     where = f" to {pause.destination}" if pause.destination else ""
     why = f": {pause.reason}" if pause.reason else ""
     return f"{pause.stage}{where} since {pause.since:%Y-%m-%d %H:%M:%S} UTC by {pause.actor}{why}"
+
+
+def circuit_in_words(destination: "Destination") -> str:
+    """Return since when results to a destination are held back, why, and when it is tried again."""
+    since = f"since {destination.opened_at:%Y-%m-%d %H:%M:%S} UTC" if destination.opened_at else "now"
+    probe = f"; next try {destination.next_probe_at:%H:%M:%S} UTC" if destination.next_probe_at else ""
+    return f"{destination.failures} failures in a row, {since}: {destination.last_error}{probe}"
 
 
 @app.command()

@@ -115,8 +115,8 @@ def deliveries(
 
 
 def unsettled_by_destination(session: Session) -> dict[str, dict[DeliveryState, tuple[int, datetime]]]:
-    """Return for each destination how many deliveries are due, waiting and dead, and the earliest next attempt."""
-    states = (DeliveryState.DUE, DeliveryState.WAITING, DeliveryState.DEAD)
+    """Return for each destination how many deliveries are in each unsettled state, and the earliest next attempt."""
+    states = (DeliveryState.DUE, DeliveryState.WAITING, DeliveryState.UNCOMMITTED, DeliveryState.DEAD)
     query = (
         select(Delivery.destination, Delivery.state, func.count(), func.min(Delivery.next_at))
         .where(Delivery.state.in_(states))

@@ -6,7 +6,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicomnode.db.tables import AuditEvent, EvidenceObject, Quarantine, SOPInstance, StudyVersion
+from dicomnode.db.tables import AuditEvent, EvidenceObject, ExplanationRow, Quarantine, SOPInstance, StudyVersion
 
 Kind = Literal["instance", "evidence"]
 TABLES: dict[Kind, type[SOPInstance | EvidenceObject]] = {"instance": SOPInstance, "evidence": EvidenceObject}
@@ -28,6 +28,11 @@ def quarantined(session: Session, paths: list[str]) -> dict[str, bool]:
     """Return which of these files are quarantined objects, and whether each was purged."""
     query = select(Quarantine.path, Quarantine.purged_at).where(Quarantine.path.in_(paths))
     return {path: purged_at is not None for path, purged_at in session.execute(query)}
+
+
+def maps(session: Session, paths: list[str]) -> set[str]:
+    """Return which of these files are maps of an explanation."""
+    return set(session.scalars(select(ExplanationRow.path).where(ExplanationRow.path.in_(paths))))
 
 
 def held(session: Session, kind: Kind, after_id: int, before: datetime, limit: int) -> list[tuple[int, str, int]]:

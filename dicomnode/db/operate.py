@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicomnode.db import studies
@@ -32,11 +32,15 @@ def requeue(session: Session, version_id: int) -> StudyVersion | None:
 def send_again(session: Session, delivery_ids: list[int], at: datetime) -> int:
     """Let the next round send deliveries whatever became of them, with fresh patience; return how many.
 
-    What is due already is on its way and is left alone.
+    What is due already is on its way and is left alone. An open circuit is probed at once.
     """
     again = update(Delivery).where(Delivery.id.in_(delivery_ids), Delivery.state != DeliveryState.DUE)
     values = {"state": DeliveryState.DUE, "next_at": at, "created_at": at, "settled_at": None, "error": ""}
-    return changed_rows(session, again.values(**values))
+    count = changed_rows(session, again.values(**values))
+    named = select(Delivery.destination).where(Delivery.id.in_(delivery_ids))
+    probed = update(Destination).where(Destination.name.in_(named), Destination.next_probe_at > at)
+    session.execute(probed.values(next_probe_at=at))
+    return count
 
 
 def end_back_off(session: Session, at: datetime, destination: str = "") -> int:

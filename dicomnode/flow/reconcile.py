@@ -36,6 +36,7 @@ class Account:
     rows: int = 0
     staged_removed: int = 0
     purged_removed: int = 0
+    maps_removed: int = 0
     quarantined: int = 0
     missing: int = 0
 
@@ -55,6 +56,7 @@ def reconcile(database: Database, root: Path, stop: threading.Event, now_s: floa
         else:
             _quarantine(database, root, name)
             account.quarantined += 1
+    _remove_maps(database, root, account, stop, now_s)
     for kind in files.TABLES:
         _find_missing(database, root, kind, account, stop)
     with database.write() as session:
@@ -89,6 +91,22 @@ def _without_row(database: Database, root: Path, account: Account, stop: threadi
                         known |= _beside(database, root, top, name)
                     if known.get(name, True):
                         yield name, name in known
+
+
+def _remove_maps(database: Database, root: Path, account: Account, stop: threading.Event, now_s: float) -> None:
+    """Remove maps that no explanation names (any more): a retry replaced them, or a crash came before their rows."""
+    for folder, names in spool.folders(root, spool.EXPLANATIONS):
+        for start in range(0, len(names), BATCH):
+            if stop.is_set():
+                return
+            batch = [f"{folder}/{name}" for name in names[start : start + BATCH]]
+            account.files += len(batch)
+            with database.read() as session:
+                known = files.maps(session, batch)
+            for name in batch:
+                if name not in known and _is_older(root / name, now_s - GRACE_S):
+                    spool.remove(root, name)
+                    account.maps_removed += 1
 
 
 def _beside(database: Database, root: Path, top: str, name: str) -> dict[str, bool]:

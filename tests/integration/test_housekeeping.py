@@ -14,7 +14,16 @@ from dicomnode import spool
 from dicomnode.config import RetentionSettings, Settings
 from dicomnode.db import chores, processes, retention, studies
 from dicomnode.db.session import Database, now
-from dicomnode.db.tables import AuditEvent, Delivery, EvidenceObject, Heartbeat, Quarantine, SOPInstance, Study
+from dicomnode.db.tables import (
+    AuditEvent,
+    Delivery,
+    Destination,
+    EvidenceObject,
+    Heartbeat,
+    Quarantine,
+    SOPInstance,
+    Study,
+)
 from dicomnode.domain.lifecycle import DeliveryState, State
 from dicomnode.errors import InstancesPurged
 from dicomnode.flow import housekeeping, purge
@@ -210,6 +219,15 @@ def test_staged_file_of_a_crash_goes_and_the_account_is_an_audit_row(database, r
     assert event.detail["staged_removed"] == 1
 
 
+def test_map_that_no_explanation_names_goes_after_a_day(database, root):
+    version_id = rows.arrive(database)
+    rows.explain(database, version_id, f"explanations/{version_id}/named.png")
+    for name, age_s in (("named", 2 * GRACE_S), ("replaced", 2 * GRACE_S), ("new", 0)):
+        write(root, f"explanations/{version_id}/{name}.png", age_s=age_s)
+    assert _reconcile(database, root).maps_removed == 1
+    assert sorted(p.name for p in (root / f"explanations/{version_id}").iterdir()) == ["named.png", "new.png"]
+
+
 def test_a_chore_is_done_once_an_interval_by_one_process(database):
     hour = timedelta(hours=1)
     with database.write() as session:
@@ -238,10 +256,12 @@ def test_clock_that_was_set_back_delays_nothing(database):
     rows.deliver(database, other, {"pacs": WAITING}, at=wrong)
     with database.write() as session:
         processes.beat(session, executor_id="x", role="receive", host="h", pid=1, at=wrong)
+        session.get_one(Destination, "pacs").next_probe_at = wrong
     assert watch.look(database, real)
     with database.read() as session:
         assert studies.version(session, version_id).last_instance_at == real
         assert session.scalars(select(Delivery)).one().next_at == real + timedelta(minutes=10)
+        assert session.get_one(Destination, "pacs").next_probe_at == real + timedelta(minutes=10)
         beat = session.scalars(select(Heartbeat)).one()
         assert (beat.started_at, beat.seen_at) == (real, real)
         assert [v.id for v in studies.quiet_versions(session, real)] == [version_id]

@@ -8,8 +8,10 @@ import pytest
 
 from dicomnode import engine
 from dicomnode.config import AnalysisSettings
-from dicomnode.db import deadletters, pauses, results, studies
-from dicomnode.domain.lifecycle import DeliveryState, Stage, State
+from dicomnode.db import deadletters, deliveries, pauses, results, studies
+from dicomnode.db.session import now
+from dicomnode.db.tables import Destination
+from dicomnode.domain.lifecycle import CircuitState, DeliveryState, Stage, State
 from dicomnode.flow import operate
 from dicomnode.flow.analyze import Analysis, give_up
 from dicomnode.flow.bundles import BundleSet, BundlesInUse, OpenSet
@@ -64,6 +66,19 @@ def test_what_was_accepted_goes_again_where_it_is_asked_for(database, queue):
     assert order_rounds(database, queue) == 1
     assert operate.resend(database, ids["a"], "operator jo").said == "is on its way already"
     assert not operate.resend(database, 999, "operator jo").is_done
+
+
+def test_resend_probes_a_destination_that_was_left_alone(database, queue):
+    version_id = rows.arrive(database)
+    rows.stand(database, version_id, State.DONE)
+    ids = rows.deliver(database, version_id, {"a": SENT, "b": SENT})
+    with database.write() as session:
+        for name in ids:
+            row = session.get_one(Destination, name)
+            row.state, row.next_probe_at = CircuitState.OPEN, now(session) + timedelta(hours=1)
+    assert operate.resend(database, ids["a"], "operator jo").is_done
+    with database.read() as session:
+        assert deliveries.to_serve(session, now(session)) == ["a"]
 
 
 def test_resend_of_a_replaced_version_leaves_it_replaced(database, queue):

@@ -13,7 +13,8 @@ from dicomnode.cli.app import app
 from dicomnode.cli.operator import moment
 from dicomnode.cli.queue import in_plain_words
 from dicomnode.db.session import Database
-from dicomnode.domain.lifecycle import DeliveryState, State
+from dicomnode.db.tables import Destination
+from dicomnode.domain.lifecycle import CircuitState, DeliveryState, State
 from dicomnode.errors import ConfigError
 from tests import rows
 
@@ -183,3 +184,17 @@ def test_since_that_is_neither_is_refused():
 )
 def test_reason_names_no_class_of_ours(reason, words):
     assert in_plain_words(reason) == words
+
+
+def test_destination_that_does_not_answer_is_seen_in_status(node):
+    version_id = rows.arrive(node.database)
+    rows.stand(node.database, version_id, State.DELIVERING)
+    rows.deliver(node.database, version_id, {"pacs": DeliveryState.UNCOMMITTED})
+    assert not [row for row in node.json("status")[1] if row["what"].startswith("NOT REACHED")]
+    with node.database.write() as session:
+        row = session.get_one(Destination, "pacs")
+        row.state, row.failures, row.last_error = CircuitState.OPEN, 5, "PACS does not answer"
+    (shown,) = (row["value"] for row in node.json("status")[1] if row["what"] == "NOT REACHED: pacs")
+    assert shown == "5 failures in a row, now: PACS does not answer"
+    (queued,) = (row for row in node.json("queue", "ls")[1] if row["destination"] == "pacs")
+    assert (queued["waiting"], queued["uncommitted"], queued["failed"]) == (0, 1, 0)

@@ -56,6 +56,13 @@ def test_a_wrong_setting_is_named_with_file_table_and_key(load, text, message):
         load(text)
 
 
+@pytest.mark.parametrize("rest", ["", "\ncommitment = true"], ids=["alone", "beside another mistake"])
+def test_password_of_a_wrong_web_address_is_not_printed(load, rest):
+    with pytest.raises(ConfigError, match=r"stow_url: .*must look like") as caught:
+        load(f'[peers.web]\nae_title = "W"\nstow_url = "https://me:secret@host/dicom-web"{rest}')
+    assert "secret" not in str(caught.value)
+
+
 def test_environment_goes_before_the_file(load, monkeypatch):
     monkeypatch.setenv("DICOMNODE_RECEIVER__PORT", "104")
     assert load("[receiver]\nport = 11112\nmax_associations = 7").receiver.port == 104
