@@ -75,7 +75,7 @@ def test_paused_destination_gets_nothing_and_the_other_is_served(hospital, pacs,
     time.sleep(SEVERAL_SWEEPS_S)
     assert accepted(pacs, image) == []
     held = [d for d, _ in hospital.deliveries(image) if d.destination == "a"]
-    assert {(d.state, d.attempts) for d in held} == {(DeliveryState.WAITING, 0)}
+    assert {(d.state, d.attempts) for d in held} == {(DeliveryState.DUE, 0)}
     (row,) = (r for r in json.loads(command(hospital, "queue", "ls", "--json")) if r["destination"] == "a")
     assert row["paused"].endswith(": upgrade")
     command(hospital, "queue", "resume", "deliver", "-d", "a")
