@@ -9,6 +9,7 @@ import typer
 
 from dicomnode import config
 from dicomnode.cli.listing import Config
+from dicomnode.cli.model import bundle_folder
 from dicomnode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def evaluate(
     from dicomnode.training.train import default_data
 
     write_report = _report_writer() if html_file is not None else None
-    loaded = load(_folder(bundle, config_file))
+    loaded = load(bundle_folder(bundle, config.load(config_file)))
     root = data or default_data()
     found = _with_progress(lambda on_step: evaluate_bundle(loaded, root, sets or (), on_step))
     console = Console()
@@ -62,17 +63,6 @@ def _report_writer() -> "Callable[[Evaluation], str]":
     except ImportError as exc:
         raise ConfigError(f"--html needs {exc.name}: pip install 'dicomnode[training]'") from exc
     return report
-
-
-def _folder(name: str, config_file: Path | None) -> Path:
-    from dicomnode.inference.bundle import installed
-
-    if Path(name).is_dir():
-        return Path(name).resolve()
-    found = installed(config.load(config_file).models.directories)
-    if name not in found:
-        raise ConfigError(f"there is no bundle {name!r}; known are {', '.join(sorted(found)) or 'none'}")
-    return found[name]
 
 
 def _write(file: Path, text: str) -> None:
